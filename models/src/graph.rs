@@ -1,0 +1,353 @@
+//! The graph: nodes in topological order, parameters named as torchvision names them, and named taps.
+
+use crate::{Error, FlatLayout, ParamKind, ParamSpec, Result};
+
+/// Index of a node in its [`Graph`]; inputs of a node always have smaller indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub usize);
+
+/// What a node computes. Feature maps are images of `channels × height × width`; vectors have one dimension.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Op {
+    /// The image batch.
+    Input {
+        /// Channels of the image.
+        channels: usize,
+    },
+    /// 2-D cross-correlation, square kernel; weight `[out, in / groups, kernel, kernel]`, bias `[out]` if any.
+    Conv2d {
+        /// Input channels.
+        in_channels: usize,
+        /// Output channels.
+        out_channels: usize,
+        /// Side of the kernel.
+        kernel: usize,
+        /// Stride in both directions.
+        stride: usize,
+        /// Zero padding on all four sides.
+        padding: usize,
+        /// Groups; both channel counts are divisible by it.
+        groups: usize,
+        /// Whether a bias is added.
+        bias: bool,
+    },
+    /// Batch normalisation over all but the channel dimension (arXiv:1502.03167), with PyTorch's conventions:
+    /// biased variance to normalise, unbiased variance into the running statistics.
+    BatchNorm {
+        /// Channels.
+        channels: usize,
+        /// Added to the variance.
+        eps: f32,
+        /// Weight of the new statistics in the running ones.
+        momentum: f32,
+    },
+    /// max(x, 0), with gradient 0 at 0.
+    Relu,
+    /// Sum of two equal shapes.
+    Add,
+    /// Max pooling with implicit −∞ padding.
+    MaxPool {
+        /// Side of the window.
+        kernel: usize,
+        /// Stride in both directions.
+        stride: usize,
+        /// Padding on all four sides.
+        padding: usize,
+    },
+    /// Mean over height and width; a vector.
+    GlobalAvgPool,
+    /// `x Wᵀ + b` on vectors; weight `[out, in]`, bias `[out]` if any.
+    Linear {
+        /// Input features.
+        in_features: usize,
+        /// Output features.
+        out_features: usize,
+        /// Whether a bias is added.
+        bias: bool,
+    },
+}
+
+/// Shape of a node's result for one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A feature map.
+    Map {
+        /// Channels.
+        channels: usize,
+        /// Height in pixels of this map.
+        height: usize,
+        /// Width in pixels of this map.
+        width: usize,
+    },
+    /// A vector.
+    Vector(
+        /// Number of features.
+        usize,
+    ),
+}
+
+impl Shape {
+    /// Number of values for one image.
+    pub fn numel(&self) -> usize {
+        match *self {
+            Shape::Map { channels, height, width } => channels * height * width,
+            Shape::Vector(n) => n,
+        }
+    }
+
+    /// Channels of a map, features of a vector.
+    pub fn channels(&self) -> usize {
+        match *self {
+            Shape::Map { channels, .. } => channels,
+            Shape::Vector(n) => n,
+        }
+    }
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Prefix of its parameters, e.g. `layer1.0.conv1`; unique also where there are none.
+    pub name: String,
+    /// What it computes.
+    pub op: Op,
+    /// Nodes it reads.
+    pub inputs: Vec<NodeId>,
+}
+
+/// A named result: `c1`…`c5`, `pooled`, `projection`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tap {
+    /// Name.
+    pub name: String,
+    /// The node whose result it names.
+    pub node: NodeId,
+}
+
+/// A network, described once. Node 0 is the input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    nodes: Vec<Node>,
+    taps: Vec<Tap>,
+}
+
+impl Graph {
+    /// A graph that holds only its input.
+    pub fn new(channels: usize) -> Graph {
+        Graph { nodes: vec![Node { name: "input".into(), op: Op::Input { channels }, inputs: vec![] }], taps: vec![] }
+    }
+
+    /// The input node.
+    pub fn input(&self) -> NodeId {
+        NodeId(0)
+    }
+
+    /// Appends a node.
+    ///
+    /// # Panics
+    /// If an input does not exist yet or the name is taken: both are mistakes of the function that builds the graph.
+    pub fn push(&mut self, name: impl Into<String>, op: Op, inputs: &[NodeId]) -> NodeId {
+        let name = name.into();
+        assert!(inputs.iter().all(|i| i.0 < self.nodes.len()), "node {name} reads a later node");
+        assert!(self.nodes.iter().all(|n| n.name != name), "node {name} exists twice");
+        self.nodes.push(Node { name, op, inputs: inputs.to_vec() });
+        NodeId(self.nodes.len() - 1)
+    }
+
+    /// Names a node's result.
+    pub fn add_tap(&mut self, name: &str, node: NodeId) {
+        self.taps.push(Tap { name: name.into(), node });
+    }
+
+    /// All nodes, inputs before their readers.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// One node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0]
+    }
+
+    /// All taps, in the order of the network.
+    pub fn taps(&self) -> &[Tap] {
+        &self.taps
+    }
+
+    /// The node behind a tap.
+    ///
+    /// # Errors
+    /// [`Error::Arch`] naming the taps there are.
+    pub fn tap(&self, name: &str) -> Result<NodeId> {
+        self.taps.iter().find(|t| t.name == name).map(|t| t.node).ok_or_else(|| {
+            let known: Vec<_> = self.taps.iter().map(|t| t.name.as_str()).collect();
+            Error::Arch(format!("there is no tap `{name}`; this network has {}", known.join(", ")))
+        })
+    }
+
+    /// Channels of the input image.
+    pub fn in_channels(&self) -> usize {
+        match self.nodes[0].op {
+            Op::Input { channels } => channels,
+            _ => unreachable!("node 0 is the input"),
+        }
+    }
+
+    /// The same network without the nodes that no kept tap needs; node order and names stay.
+    ///
+    /// # Errors
+    /// [`Error::Arch`] if a tap does not exist.
+    pub fn keep_taps(&self, taps: &[&str]) -> Result<Graph> {
+        let mut needed = vec![false; self.nodes.len()];
+        needed[0] = true;
+        for tap in taps {
+            needed[self.tap(tap)?.0] = true;
+        }
+        for i in (0..self.nodes.len()).rev() {
+            if needed[i] {
+                for input in &self.nodes[i].inputs {
+                    needed[input.0] = true;
+                }
+            }
+        }
+        let mut new_id = vec![NodeId(0); self.nodes.len()];
+        let mut graph = Graph { nodes: vec![], taps: vec![] };
+        for (i, node) in self.nodes.iter().enumerate().filter(|(i, _)| needed[*i]) {
+            new_id[i] = NodeId(graph.nodes.len());
+            let inputs = node.inputs.iter().map(|n| new_id[n.0]).collect();
+            graph.nodes.push(Node { name: node.name.clone(), op: node.op, inputs });
+        }
+        for tap in self.taps.iter().filter(|t| needed[t.node.0]) {
+            graph.taps.push(Tap { name: tap.name.clone(), node: new_id[tap.node.0] });
+        }
+        Ok(graph)
+    }
+
+    /// Shape of every node's result for one image of `height × width`.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] where a kernel does not fit or shapes disagree.
+    pub fn shapes(&self, height: usize, width: usize) -> Result<Vec<Shape>> {
+        let mut shapes: Vec<Shape> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let inputs: Vec<Shape> = node.inputs.iter().map(|i| shapes[i.0]).collect();
+            let shape = shape_of(node.op, &inputs, height, width)
+                .map_err(|reason| Error::Graph { node: node.name.clone(), reason })?;
+            shapes.push(shape);
+        }
+        Ok(shapes)
+    }
+
+    /// Trainable parameters, in the order in which the nodes were built (torchvision's order).
+    pub fn parameters(&self) -> Vec<ParamSpec> {
+        self.nodes.iter().flat_map(node_parameters).filter(|p| p.kind.is_trainable()).collect()
+    }
+
+    /// Running statistics of the batch normalisations: `running_mean`, `running_var` of each.
+    pub fn buffers(&self) -> Vec<ParamSpec> {
+        self.nodes.iter().flat_map(node_parameters).filter(|p| !p.kind.is_trainable()).collect()
+    }
+
+    /// [`Graph::parameters`] laid out one after the other in one flat f32 buffer, each in PyTorch's row-major order.
+    pub fn parameter_layout(&self) -> FlatLayout {
+        FlatLayout::new(self.parameters())
+    }
+
+    /// [`Graph::buffers`] laid out in one flat f32 buffer.
+    pub fn buffer_layout(&self) -> FlatLayout {
+        FlatLayout::new(self.buffers())
+    }
+
+    /// Multiply-accumulates of one image's forward pass (convolutions and linear layers).
+    ///
+    /// # Errors
+    /// As [`Graph::shapes`].
+    pub fn macs(&self, height: usize, width: usize) -> Result<u64> {
+        let shapes = self.shapes(height, width)?;
+        Ok(self.nodes.iter().zip(&shapes).map(|(node, shape)| node_macs(node.op, *shape)).sum())
+    }
+}
+
+fn shape_of(op: Op, inputs: &[Shape], height: usize, width: usize) -> std::result::Result<Shape, String> {
+    let map = |i: usize| match inputs.get(i) {
+        Some(&Shape::Map { channels, height, width }) => Ok((channels, height, width)),
+        other => Err(format!("expected a feature map, got {other:?}")),
+    };
+    let window = |size: usize, kernel: usize, stride: usize, padding: usize| {
+        (size + 2 * padding).checked_sub(kernel).map(|rest| rest / stride + 1).ok_or_else(|| {
+            format!(
+                "a {kernel}×{kernel} window does not fit an input side of {size} (padding {padding}); use larger images"
+            )
+        })
+    };
+    let expect = |what: &str, expected: usize, got: usize| {
+        if expected == got { Ok(()) } else { Err(format!("expected {expected} {what}, got {got}")) }
+    };
+    match op {
+        Op::Input { channels } if height > 0 && width > 0 => Ok(Shape::Map { channels, height, width }),
+        Op::Input { .. } => Err("the image is empty".into()),
+        Op::Conv2d { in_channels, out_channels, kernel, stride, padding, .. } => {
+            let (c, h, w) = map(0)?;
+            expect("channels", in_channels, c)?;
+            let (height, width) = (window(h, kernel, stride, padding)?, window(w, kernel, stride, padding)?);
+            Ok(Shape::Map { channels: out_channels, height, width })
+        }
+        Op::MaxPool { kernel, stride, padding } => {
+            let (channels, h, w) = map(0)?;
+            let (height, width) = (window(h, kernel, stride, padding)?, window(w, kernel, stride, padding)?);
+            Ok(Shape::Map { channels, height, width })
+        }
+        Op::BatchNorm { channels, .. } => {
+            expect("channels", channels, inputs[0].channels())?;
+            Ok(inputs[0])
+        }
+        Op::Relu => Ok(inputs[0]),
+        Op::Add if inputs[0] == inputs[1] => Ok(inputs[0]),
+        Op::Add => Err(format!("cannot add {:?} and {:?}", inputs[0], inputs[1])),
+        Op::GlobalAvgPool => map(0).map(|(c, _, _)| Shape::Vector(c)),
+        Op::Linear { in_features, out_features, .. } => match inputs[0] {
+            Shape::Vector(n) => expect("features", in_features, n).map(|()| Shape::Vector(out_features)),
+            other => Err(format!("expected a vector, got {other:?}")),
+        },
+    }
+}
+
+fn node_parameters(node: &Node) -> Vec<ParamSpec> {
+    let spec =
+        |suffix: &str, shape: Vec<usize>, kind| ParamSpec { name: format!("{}.{suffix}", node.name), shape, kind };
+    match node.op {
+        Op::Conv2d { in_channels, out_channels, kernel, groups, bias, .. } => {
+            let shape = vec![out_channels, in_channels / groups, kernel, kernel];
+            let mut specs = vec![spec("weight", shape, ParamKind::ConvWeight)];
+            if bias {
+                let fan_in = in_channels / groups * kernel * kernel;
+                specs.push(spec("bias", vec![out_channels], ParamKind::Bias { fan_in }));
+            }
+            specs
+        }
+        Op::Linear { in_features, out_features, bias } => {
+            let mut specs = vec![spec("weight", vec![out_features, in_features], ParamKind::LinearWeight)];
+            if bias {
+                specs.push(spec("bias", vec![out_features], ParamKind::Bias { fan_in: in_features }));
+            }
+            specs
+        }
+        Op::BatchNorm { channels, .. } => vec![
+            spec("weight", vec![channels], ParamKind::NormWeight),
+            spec("bias", vec![channels], ParamKind::NormBias),
+            spec("running_mean", vec![channels], ParamKind::RunningMean),
+            spec("running_var", vec![channels], ParamKind::RunningVar),
+        ],
+        _ => vec![],
+    }
+}
+
+fn node_macs(op: Op, out: Shape) -> u64 {
+    match op {
+        Op::Conv2d { in_channels, kernel, groups, .. } => {
+            (out.numel() * (in_channels / groups) * kernel * kernel) as u64
+        }
+        Op::Linear { in_features, .. } => (out.numel() * in_features) as u64,
+        _ => 0,
+    }
+}
