@@ -1,0 +1,53 @@
+//! The errors of this crate.
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong while a plan is compiled or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The graph does not fit the image size, or a tap does not exist.
+    #[error(transparent)]
+    Graph(#[from] moco_models::Error),
+    /// An option that makes no sense.
+    #[error("{0}")]
+    Config(String),
+    /// A slice of the wrong length.
+    #[error("{what}: expected {expected} values, got {got}")]
+    Length {
+        /// Which slice.
+        what: String,
+        /// The length that fits.
+        expected: usize,
+        /// The length that came.
+        got: usize,
+    },
+    /// More images than the plan was compiled for, or none.
+    #[error("a plan for at most {batch} images was given {got}")]
+    Batch {
+        /// The plan's batch.
+        batch: usize,
+        /// Images that came.
+        got: usize,
+    },
+    /// Batch normalisation over a single value: its variance is not defined, and PyTorch refuses it as well.
+    #[error(
+        "batch norm `{node}`: a group holds one value per channel, and batch statistics need at least two; use larger \
+         batches, larger images or fewer groups"
+    )]
+    OneValuePerChannel {
+        /// The batch normalisation.
+        node: String,
+    },
+    /// A call out of order, e.g. a backward pass without its forward pass.
+    #[error("{0}")]
+    State(String),
+}
+
+impl Error {
+    /// [`Error::Length`] unless `got` is `expected`.
+    pub(crate) fn check_len(what: &str, expected: usize, got: usize) -> Result<()> {
+        if expected == got { Ok(()) } else { Err(Error::Length { what: what.into(), expected, got }) }
+    }
+}

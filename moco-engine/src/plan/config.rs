@@ -1,0 +1,82 @@
+//! What a plan is compiled for.
+
+/// How batch normalisation behaves and what is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Running statistics; nothing is kept for a backward pass. For feature extraction.
+    Eval,
+    /// Batch statistics, running statistics updated, nothing kept for a backward pass. For the momentum encoder.
+    Momentum,
+    /// Batch statistics, running statistics updated, everything kept that [`Plan::backward`](crate::Plan::backward)
+    /// needs. For the encoder that learns.
+    Train,
+}
+
+/// Which samples share batch statistics. Ignored in [`Mode::Eval`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BnGroups {
+    /// The whole batch.
+    Whole,
+    /// As on `w` GPUs without synchronised batch norm: `w` contiguous slices of the batch, each with its own
+    /// statistics. Where `n` is not divisible, the first `n % w` slices hold one sample more; with fewer samples than
+    /// ranks the last ranks are empty. The running statistics are those of rank 0, whose buffers DistributedDataParallel
+    /// broadcasts.
+    Ranks(usize),
+    /// `SplitBatchNorm` of the MoCo CIFAR-10 demo: sample `i` is in group `i % s`, because
+    /// `input.view(-1, C * s, H, W)` folds neighbouring samples into the channels. Each group moves its own copy of the
+    /// running statistics, and their mean is stored.
+    Interleaved(usize),
+}
+
+/// Sizes and options of a [`Plan`](crate::Plan).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanConfig {
+    /// Largest number of images in one pass; a pass may bring fewer.
+    pub batch: usize,
+    /// Height of the images in pixels.
+    pub height: usize,
+    /// Width of the images in pixels.
+    pub width: usize,
+    /// What the plan is for.
+    pub mode: Mode,
+    /// Which samples share batch statistics.
+    pub bn_groups: BnGroups,
+    /// Taps that can be read (and, in [`Mode::Train`], can receive gradients); empty = every tap of the graph. Each tap
+    /// that is kept occupies memory until the next forward pass, so name only what is used.
+    pub taps: Vec<String>,
+}
+
+impl PlanConfig {
+    /// A plan with one group of statistics and every tap of the graph.
+    pub fn new(batch: usize, height: usize, width: usize, mode: Mode) -> PlanConfig {
+        PlanConfig { batch, height, width, mode, bn_groups: BnGroups::Whole, taps: vec![] }
+    }
+
+    /// The same with only these taps.
+    pub fn with_taps(mut self, taps: &[&str]) -> PlanConfig {
+        self.taps = taps.iter().map(|t| t.to_string()).collect();
+        self
+    }
+
+    /// The same with these groups of batch statistics.
+    pub fn with_bn_groups(mut self, groups: BnGroups) -> PlanConfig {
+        self.bn_groups = groups;
+        self
+    }
+}
+
+/// Bytes a plan allocates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// Feature maps and their gradients.
+    pub activations: usize,
+    /// Statistics, pooling indices, packed weights and other scratch.
+    pub workspace: usize,
+}
+
+impl MemoryEstimate {
+    /// All of it.
+    pub fn total(&self) -> usize {
+        self.activations + self.workspace
+    }
+}
