@@ -1,5 +1,8 @@
 //! The steps a plan is made of, as a trait, and their implementation on the CPU.
 
+pub mod conv;
+pub mod gemm;
+
 /// Everything a [`Plan`](crate::Plan) calls.
 pub trait Kernels {
     /// Memory of the device that the plan owns.
