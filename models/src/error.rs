@@ -28,6 +28,9 @@ pub enum Error {
     /// An architecture or an option of one that does not exist.
     #[error("{0}")]
     Arch(String),
+    /// A card that describes nothing that exists, or that is damaged.
+    #[error("{0}")]
+    Card(String),
     /// A graph that cannot be built, or does not fit its input.
     #[error("node `{node}`: {reason}")]
     Graph {

@@ -7,9 +7,14 @@
 
 pub mod arch;
 mod error;
+mod files;
 pub mod graph;
+pub mod init;
 pub mod layout;
+pub mod weights;
 
 pub use error::{Error, Result};
+pub use files::{sha256_of_file, write_atomically};
 pub use graph::{Graph, Node, NodeId, Op, Shape, Tap};
 pub use layout::{FlatLayout, ParamKind, ParamSpec};
+pub use weights::Weights;
