@@ -1,1 +1,21 @@
-//! (skeleton)
+//! Pixels in, pixels out: decoding, PIL-exact resizing, augmentation and the one preprocessing function that trainer
+//! evaluation, inference and the C ABI share. Knows no model and no engine.
+
+mod augment;
+mod decode;
+mod error;
+mod image;
+mod preprocess;
+mod resize;
+mod rng;
+
+pub use augment::{
+    AugmentConfig, AugmentParams, CropBox, PixelOp, Scratch, Step, apply_ops, augment, augment_exactly, augment_with,
+    luma, render,
+};
+pub use decode::{Format, ImageInfo, Limits, decode, decode_file, decode_into, probe};
+pub use error::{Error, Result};
+pub use image::Image;
+pub use preprocess::{ChannelMismatch, ChannelOrder, Layout, PreprocessRule, ResizeRule, preprocess, preprocess_with};
+pub use resize::{Filter, center_crop, crop, resize, resize_shorter_side, resized_crop};
+pub use rng::Rng;

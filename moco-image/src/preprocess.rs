@@ -1,0 +1,233 @@
+//! The one preprocessing function: from decoded pixels to what a network reads, driven by the rule in its card.
+
+use serde::{Deserialize, Serialize};
+
+use crate::resize::{resize_geometry, resized_region, shorter_side_size};
+use crate::{Error, Filter, Image, Result, Scratch, augment::write_normalised};
+
+/// How an image becomes a network's input: resize, centre crop, channels, `(value / 255 − mean) / std`.
+/// Geometry is torchvision's on PIL images: antialiased, `Resize` truncates the longer side, `CenterCrop` rounds half
+/// to even.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreprocessRule {
+    /// Channels the network reads: 1 or 3.
+    pub channels: usize,
+    /// Bits a value of the source: 8, the only depth supported now.
+    pub bit_depth: u8,
+    /// Order of the channels.
+    pub channel_order: ChannelOrder,
+    /// What to do with an image of another number of channels.
+    #[serde(default)]
+    pub on_mismatch: ChannelMismatch,
+    /// Resize before the crop.
+    pub resize: ResizeRule,
+    /// Centre crop `[height, width]` after the resize; smaller images are padded with 0 as torchvision does.
+    pub crop: Option<[usize; 2]>,
+    /// Interpolation of the resize.
+    pub filter: Filter,
+    /// Mean of each channel, in [0, 1] units.
+    pub mean: Vec<f32>,
+    /// Standard deviation of each channel, in [0, 1] units.
+    pub std: Vec<f32>,
+}
+
+/// Order of an image's channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelOrder {
+    /// Red, green, blue.
+    Rgb,
+    /// One channel.
+    Grey,
+}
+
+/// What to do with an image whose number of channels is not the rule's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelMismatch {
+    /// Refuse it, saying how to convert.
+    #[default]
+    Error,
+    /// Repeat a grey image three times for a network that reads RGB.
+    ReplicateGrey,
+    /// Turn an RGB image into grey (PIL's luma) for a network that reads one channel.
+    ToGrey,
+}
+
+/// Resize before the crop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeRule {
+    /// Keep the size.
+    None,
+    /// The shorter side becomes this long, the longer keeps the ratio (truncated to an integer).
+    ShorterSide(usize),
+    /// Exactly this size, the ratio is not kept.
+    Exact {
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+    },
+}
+
+/// Order of the values of an output buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Height, width, channels: what the training engine reads.
+    Nhwc,
+    /// Channels, height, width: what ONNX models read.
+    Nchw,
+}
+
+impl PreprocessRule {
+    /// The evaluation transform of ImageNet models: shorter side `resize`, centre crop `crop`, bilinear, RGB.
+    pub fn imagenet(resize: usize, crop: usize) -> Self {
+        Self {
+            channels: 3,
+            bit_depth: 8,
+            channel_order: ChannelOrder::Rgb,
+            on_mismatch: ChannelMismatch::ReplicateGrey,
+            resize: ResizeRule::ShorterSide(resize),
+            crop: Some([crop, crop]),
+            filter: Filter::Bilinear,
+            mean: vec![0.485, 0.456, 0.406],
+            std: vec![0.229, 0.224, 0.225],
+        }
+    }
+
+    /// Checks that the rule contradicts neither itself nor this version.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] naming the field.
+    pub fn validate(&self) -> Result<()> {
+        if self.bit_depth != 8 {
+            return Err(Error::parameter(
+                "preprocess.bit_depth",
+                format!("{} bits are not supported yet, only 8", self.bit_depth),
+            ));
+        }
+        let wanted = match self.channel_order {
+            ChannelOrder::Rgb => 3,
+            ChannelOrder::Grey => 1,
+        };
+        if self.channels != wanted {
+            return Err(Error::parameter(
+                "preprocess.channels",
+                format!("{} channels, but the order {:?} has {wanted}", self.channels, self.channel_order),
+            ));
+        }
+        match (self.on_mismatch, self.channels) {
+            (ChannelMismatch::ReplicateGrey, 1) | (ChannelMismatch::ToGrey, 3) => {
+                return Err(Error::parameter(
+                    "preprocess.on_mismatch",
+                    format!("{:?} cannot produce {} channels", self.on_mismatch, self.channels),
+                ));
+            }
+            _ => {}
+        }
+        let sizes: &[usize] = match &self.resize {
+            ResizeRule::None => &[],
+            ResizeRule::ShorterSide(side) => std::slice::from_ref(side),
+            ResizeRule::Exact { height, width } => &[*height, *width],
+        };
+        if sizes.iter().chain(self.crop.iter().flatten()).any(|&s| s == 0 || s > MAX_SIDE) {
+            return Err(Error::parameter("preprocess.resize/crop", format!("sizes must be within 1–{MAX_SIDE}")));
+        }
+        check_mean_std(&self.mean, &self.std, self.channels, "preprocess.mean/std")
+    }
+
+    /// Height and width of the network's input for an image of `(height, width)`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for an image without pixels or one whose longer side would become absurdly long.
+    pub fn output_size(&self, (height, width): (usize, usize)) -> Result<(usize, usize)> {
+        let (height, width) = self.resized(height, width)?;
+        Ok(self.crop.map_or((height, width), |[h, w]| (h, w)))
+    }
+
+    fn resized(&self, height: usize, width: usize) -> Result<(usize, usize)> {
+        if height == 0 || width == 0 {
+            return Err(Error::Shape(format!("an image of {height}×{width} (height × width) has no pixels")));
+        }
+        match self.resize {
+            ResizeRule::None => Ok((height, width)),
+            ResizeRule::ShorterSide(side) => shorter_side_size(height, width, side),
+            ResizeRule::Exact { height, width } => Ok((height, width)),
+        }
+    }
+}
+
+/// Prepares one image: converts channels if the rule says so, resizes, crops, and writes
+/// `(value / 255 − mean) / std` to `out`, which has `height × width × channels` values (see
+/// [`PreprocessRule::output_size`]) in the given layout.
+///
+/// # Errors
+/// [`Error::Channels`] for an image whose channels the rule does not accept, [`Error::OutputLength`] for a buffer of
+/// another length, and what [`PreprocessRule::validate`] finds.
+pub fn preprocess(image: &Image, rule: &PreprocessRule, layout: Layout, out: &mut [f32]) -> Result<()> {
+    let mut scratch = Scratch::default();
+    preprocess_with(image, rule, layout, &mut scratch, out)
+}
+
+/// As [`preprocess`], with buffers that are kept from image to image.
+///
+/// # Errors
+/// As [`preprocess`].
+pub fn preprocess_with(
+    image: &Image,
+    rule: &PreprocessRule,
+    layout: Layout,
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) -> Result<()> {
+    rule.validate()?;
+    let converted;
+    let image = match (image.channels(), rule.channels, rule.on_mismatch) {
+        (a, b, _) if a == b => image,
+        (1, 3, ChannelMismatch::ReplicateGrey) => image,
+        (3, 1, ChannelMismatch::ToGrey) => {
+            converted = image.to_grey()?;
+            &converted
+        }
+        (got, wanted, _) => return Err(mismatch(got, wanted)),
+    };
+    let (full_h, full_w) = rule.resized(image.height(), image.width())?;
+    let [crop_h, crop_w] = rule.crop.unwrap_or([full_h, full_w]);
+    let expected = crop_h * crop_w * rule.channels;
+    if out.len() != expected {
+        return Err(Error::OutputLength {
+            got: out.len(),
+            expected,
+            what: format!("{crop_h}×{crop_w} (height × width), {} channels", rule.channels),
+        });
+    }
+    let region = resize_geometry((full_h, full_w), (crop_h, crop_w));
+    resized_region(image, (full_h, full_w), &region, rule.filter, scratch)?;
+    write_normalised(scratch.image(), rule.channels, &rule.mean, &rule.std, layout, false, out)
+}
+
+const MAX_SIDE: usize = 1 << 16;
+
+pub(crate) fn check_mean_std(mean: &[f32], std: &[f32], channels: usize, name: &'static str) -> Result<()> {
+    if mean.len() != channels || std.len() != channels {
+        return Err(Error::parameter(
+            name,
+            format!("{} means and {} standard deviations for {channels} channels", mean.len(), std.len()),
+        ));
+    }
+    if mean.iter().any(|m| !m.is_finite()) || std.iter().any(|s| !s.is_finite() || *s <= 0.0) {
+        return Err(Error::parameter(name, "means must be finite and standard deviations above 0"));
+    }
+    Ok(())
+}
+
+fn mismatch(got: usize, wanted: usize) -> Error {
+    let remedy = match (got, wanted) {
+        (1, 3) => "set on_mismatch = \"replicate_grey\" in the rule, or convert with Image::to_rgb, to repeat grey",
+        (3, 1) => "set on_mismatch = \"to_grey\" in the rule, or convert with Image::to_grey, if its colours don't matter",
+        _ => "use a backbone trained on such images",
+    };
+    Error::Channels(format!("the image has {got} channel(s), the network reads {wanted}: {remedy}"))
+}
