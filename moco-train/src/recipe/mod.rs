@@ -1,0 +1,217 @@
+//! Recipes: every hyper-parameter of a training in one TOML file, nothing inherited and nothing computed later.
+
+mod builtin;
+mod overrides;
+mod validate;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::schedule::Schedule;
+use crate::{Error, Result};
+use moco_image::augment::AugmentConfig;
+use moco_models::arch::{ArchSpec, Projector, Stem};
+
+pub use builtin::{BuiltIn, builtin, builtins};
+pub use overrides::Overrides;
+
+/// Input of a training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name, written into the card.
+    pub name: String,
+    /// One line on what it is.
+    pub description: String,
+    /// The network.
+    pub model: ModelRecipe,
+    /// The contrast.
+    pub method: MethodRecipe,
+    /// Statistics of the batch normalisations in training.
+    pub batch_norm: BatchNormRecipe,
+    /// From an image to a view.
+    pub augment: AugmentConfig,
+    /// From a folder to images.
+    pub data: DataRecipe,
+    /// Optimiser and length.
+    pub optim: OptimRecipe,
+    /// Learning rate over time.
+    pub schedule: Schedule,
+    /// What a run does beside learning.
+    pub run: RunRecipe,
+}
+
+/// The network of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRecipe {
+    /// torchvision's name.
+    pub arch: String,
+    /// First layers.
+    pub stem: Stem,
+    /// Multiplies every channel count.
+    pub width: f64,
+    /// Form of the projector.
+    pub projector: ProjectorKind,
+    /// Length of the embedding.
+    pub dim: usize,
+}
+
+/// Form of the projector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProjectorKind {
+    /// One linear layer (MoCo v1).
+    Linear,
+    /// Two linear layers with a ReLU (MoCo v2).
+    Mlp,
+}
+
+/// The contrast of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MethodRecipe {
+    /// Divides the similarities.
+    pub temperature: f64,
+    /// Keys in the queue.
+    pub queue: usize,
+    /// Momentum of the key encoder, per step.
+    pub key_momentum: f64,
+    /// Whether both views are queries.
+    pub symmetric: bool,
+    /// Whether older keys of the same image are left out of the negatives.
+    pub mask_same_image: bool,
+}
+
+/// Batch statistics of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchNormRecipe {
+    /// How the batch is divided.
+    pub groups: GroupKind,
+    /// Into how many groups.
+    pub count: usize,
+    /// Whether the key batch is permuted before it is encoded.
+    pub shuffle: bool,
+}
+
+/// How the batch is divided for batch statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupKind {
+    /// Not at all.
+    Whole,
+    /// Contiguous slices, as on several GPUs; running statistics from the first (DDP).
+    Ranks,
+    /// Image i in group i mod count, running statistics averaged (SplitBatchNorm of the CIFAR-10 demo).
+    Interleaved,
+}
+
+/// Data of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataRecipe {
+    /// Channels of the network's input.
+    pub channels: Channels,
+    /// Unreadable files that are skipped before the run stops.
+    pub max_bad_images: usize,
+}
+
+/// Channels of the network's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Channels {
+    /// One when every image is grey, else three.
+    Auto,
+    /// Three.
+    Rgb,
+    /// One.
+    Grey,
+}
+
+/// Optimiser and length of a recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimRecipe {
+    /// Images per step, over all virtual ranks.
+    pub batch: usize,
+    /// Passes over the data.
+    pub epochs: u64,
+    /// Learning rate before the schedule.
+    pub lr: f64,
+    /// Batch for which `lr` was chosen; only ever used to give a hint.
+    pub reference_batch: usize,
+    /// Momentum of SGD.
+    pub momentum: f64,
+    /// Weight decay, on every parameter.
+    pub weight_decay: f64,
+    /// Whether the last incomplete batch of an epoch is left out.
+    pub drop_last: bool,
+}
+
+/// What a run does beside learning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRecipe {
+    /// Seed of weights, order, augmentation and shuffling.
+    pub seed: u64,
+    /// Steps between checkpoints.
+    pub checkpoint_every_steps: u64,
+    /// Seconds between checkpoints; whichever comes first.
+    pub checkpoint_every_secs: u64,
+    /// Newest checkpoints to keep.
+    pub keep_last: usize,
+    /// A checkpoint to keep for good every so many epochs; 0 = none.
+    pub keep_every_epochs: u64,
+    /// Steps between reports on the features.
+    pub health_every_steps: u64,
+    /// Epochs between kNN evaluations; 0 = never.
+    pub monitor_every_epochs: u64,
+    /// Neighbours of the kNN evaluation.
+    pub monitor_k: usize,
+    /// A neighbour's weight is exp(similarity / temperature).
+    pub monitor_temperature: f64,
+}
+
+impl Recipe {
+    /// A built-in recipe by name, or a TOML file by path.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] naming the key, [`Error::Io`] or [`Error::Format`] naming the file.
+    pub fn open(name_or_path: &str) -> Result<Recipe> {
+        Overrides::default().apply(name_or_path)
+    }
+
+    /// Reads TOML; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for syntax, unknown and missing keys, [`Error::Recipe`] for values that make no sense.
+    pub fn parse(text: &str, origin: &Path) -> Result<Recipe> {
+        let recipe: Recipe = toml::from_str(text).map_err(|e| Error::format(origin, e.to_string()))?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// The architecture with its projector, for images of `in_channels`.
+    pub fn arch(&self, in_channels: usize) -> ArchSpec {
+        let dim = self.model.dim;
+        ArchSpec {
+            name: self.model.arch.clone(),
+            stem: self.model.stem,
+            in_channels,
+            width: self.model.width,
+            projector: match self.model.projector {
+                ProjectorKind::Linear => Projector::Linear { dim },
+                ProjectorKind::Mlp => Projector::Mlp { dim },
+            },
+        }
+    }
+
+    /// Learning rate that the linear rule (lr ∝ batch, arXiv:1706.02677) gives for this batch, when it is another
+    /// batch than the one `lr` was chosen for.
+    pub fn linear_rule_hint(&self) -> Option<f64> {
+        let (batch, reference) = (self.optim.batch, self.optim.reference_batch);
+        (batch != reference).then(|| self.optim.lr * batch as f64 / reference as f64)
+    }
+}
