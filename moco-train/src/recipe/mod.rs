@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::schedule::Schedule;
 use crate::{Error, Result};
-use moco_image::augment::AugmentConfig;
+use moco_image::AugmentConfig;
 use moco_models::arch::{ArchSpec, Projector, Stem};
 
 pub use builtin::{BuiltIn, builtin, builtins};

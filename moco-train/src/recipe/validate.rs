@@ -103,7 +103,7 @@ fn share(key: &str, value: f64, with_one: bool) -> Result<()> {
 mod tests {
     use super::super::builtins;
     use crate::recipe::Recipe;
-    use moco_image::augment::AugmentConfig;
+    use moco_image::AugmentConfig;
 
     #[test]
     fn builtin_recipes_are_valid_and_survive_toml() {
