@@ -6,6 +6,7 @@
 #![deny(missing_docs)]
 
 pub mod arch;
+pub mod card;
 mod error;
 mod files;
 pub mod graph;

@@ -1,9 +1,13 @@
 //! Weights in and out: flat buffers, safetensors files, strict loading.
 
+mod backbone;
+mod pickle;
 mod safetensors;
 mod strict;
 mod tensor;
 
+pub use backbone::{BackboneFile, CARD_KEY, save_backbone};
+pub use pickle::{Checkpoint, Packing};
 pub use safetensors::{SafetensorsFile, TensorOut, save_safetensors};
 pub use strict::load_strict;
 pub use tensor::{Dtype, Tensor, TensorInfo, TensorSource};
