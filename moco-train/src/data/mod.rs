@@ -1,0 +1,11 @@
+//! Which image, when: data sets on disk, and the loader that decodes and augments them on all cores ahead of the trainer.
+
+mod dataset;
+mod error;
+mod loader;
+mod summary;
+
+pub use dataset::{Channels, DataOptions, Dataset, DatasetKind, Labels, Split};
+pub use error::{Error, Result};
+pub use loader::{Batch, Corrupt, Loader, LoaderOptions, LoaderStats, batches_per_epoch};
+pub use summary::{SizeBucket, Summary, summarise};
