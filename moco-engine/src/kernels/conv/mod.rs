@@ -1,52 +1,27 @@
 //! Convolutions of NHWC activations: forward, gradient of the data, gradient of the weights.
 //!
+//! Each is a product of the im2col matrix, gathered a block at a time and never stored, with packed weights or with the
+//! gradient of the output. The data gradient of a strided convolution is divided into phases, each a convolution of
+//! stride 1, so that no zeros are multiplied.
+//!
 //! Weights are packed once per step from PyTorch's OIHW into [`Packed`] buffers that the caller keeps; nothing here
 //! allocates in a warm step (working memory is kept by each thread). Results do not depend on the number of threads.
 
+mod data;
+mod epilogue;
+mod geometry;
 mod shape;
+#[cfg(test)]
+mod tests;
+mod weight_gradient;
+mod weights;
 
+pub use epilogue::Epilogue;
 pub use shape::ConvShape;
+pub use weights::{Packed, Pass};
 
-use crate::kernels::gemm::AlignedBuffer;
-
-/// Which pass packed weights serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pass {
-    /// [`forward`].
-    Forward,
-    /// [`backward_data`].
-    BackwardData,
-}
-
-/// Weights in the order a pass reads them. Does not depend on `n`, `h` and `w` of the shape.
-#[derive(Clone, Debug)]
-pub struct Packed {
-    shape: ConvShape,
-    pass: Pass,
-    data: AlignedBuffer,
-}
-
-impl Packed {
-    /// Room for the weights of `shape`, to be filled by [`Packed::pack`].
-    pub fn new(shape: &ConvShape, pass: Pass) -> Packed {
-        shape.assert_valid();
-        Packed { shape: *shape, pass, data: AlignedBuffer::zeroed(shape.weight_len()) }
-    }
-
-    /// Copies `weight` `[c_out, c_in / groups, kernel, kernel]` in.
-    ///
-    /// # Panics
-    /// If the length of `weight` is another.
-    pub fn pack(&mut self, weight: &[f32]) {
-        assert_eq!(weight.len(), self.shape.weight_len(), "weight of {:?}", self.shape);
-        self.data.as_mut_slice()[..weight.len()].copy_from_slice(weight);
-    }
-
-    /// Bytes held.
-    pub fn memory_bytes(&self) -> usize {
-        4 * self.data.as_slice().len()
-    }
-}
+use super::gemm::level::Level;
+use super::gemm::windows::Norm;
 
 /// Applied to every input value on its way into a convolution (padding stays 0):
 /// `x ↦ x · scale[g][c] + shift[g][c]`, then ReLU if asked, with g the group of the image. It makes the normalised
@@ -63,20 +38,6 @@ pub struct InputNorm<'a> {
     pub relu: bool,
 }
 
-/// What is done to the outputs while they are still in the cache, in this order: statistics of the plain result, then
-/// `+ bias`, `+ add`, ReLU.
-#[derive(Debug, Default)]
-pub struct Epilogue<'a> {
-    /// Filled with the sum and the sum of squares over the pixels of each image, `[n, 2, c_out]`.
-    pub stats: Option<&'a mut [f64]>,
-    /// `[c_out]`.
-    pub bias: Option<&'a [f32]>,
-    /// As long as the output.
-    pub add: Option<&'a [f32]>,
-    /// Whether negative results become 0.
-    pub relu: bool,
-}
-
 /// `y = conv(x, weights)`: `x` `[n, h, w, c_in]`, `y` `[n, out_h, out_w, c_out]`, overwritten.
 ///
 /// # Panics
@@ -89,27 +50,14 @@ pub fn forward(
     norm: Option<&InputNorm>,
     epilogue: Epilogue,
 ) {
-    let s = shape;
-    assert!(x.len() == s.x_len() && y.len() == s.y_len() && weights.pass == Pass::Forward, "{s:?}");
-    let x = normalised(s, x, norm);
-    let wt = weights.data.as_slice();
-    y.fill(0.0);
-    each_product(s, |yi, xi, wi| y[yi] += x[xi] * wt[wi]);
-    if let Some(stats) = epilogue.stats {
-        assert_eq!(stats.len(), 2 * s.n * s.c_out);
-        stats.fill(0.0);
-        for (i, &v) in y.iter().enumerate() {
-            let image = i / (s.y_len() / s.n);
-            stats[2 * image * s.c_out + i % s.c_out] += f64::from(v);
-            stats[(2 * image + 1) * s.c_out + i % s.c_out] += f64::from(v) * f64::from(v);
-        }
+    assert_lengths(shape, x.len(), y.len());
+    let norm = norm.map(|norm| norm.checked(shape));
+    if let Some(stats) = &epilogue.stats {
+        assert_eq!(stats.len(), 2 * shape.n * shape.c_out, "statistics of {shape:?}");
     }
-    for (i, v) in y.iter_mut().enumerate() {
-        *v += epilogue.bias.map_or(0.0, |b| b[i % s.c_out]) + epilogue.add.map_or(0.0, |a| a[i]);
-        if epilogue.relu {
-            *v = v.max(0.0);
-        }
-    }
+    assert!(epilogue.bias.is_none_or(|bias| bias.len() == shape.c_out), "bias of {shape:?}");
+    assert!(epilogue.add.is_none_or(|add| add.len() == shape.y_len()), "summand of {shape:?}");
+    data::forward(shape, x, weights, y, norm, epilogue);
 }
 
 /// Gradient of the input from `dy` `[n, out_h, out_w, c_out]`: overwrites `dx` `[n, h, w, c_in]`, or adds to it.
@@ -117,13 +65,8 @@ pub fn forward(
 /// # Panics
 /// If a slice is not exactly as long as `shape` says, or `weights` were packed for another layer or pass.
 pub fn backward_data(shape: &ConvShape, dy: &[f32], weights: &Packed, dx: &mut [f32], accumulate: bool) {
-    let s = shape;
-    assert!(dx.len() == s.x_len() && dy.len() == s.y_len() && weights.pass == Pass::BackwardData, "{s:?}");
-    if !accumulate {
-        dx.fill(0.0);
-    }
-    let wt = weights.data.as_slice();
-    each_product(s, |yi, xi, wi| dx[xi] += dy[yi] * wt[wi]);
+    assert_lengths(shape, dx.len(), dy.len());
+    data::backward_data(shape, dy, weights, dx, accumulate);
 }
 
 /// Gradient of the weights, OIHW, overwritten; `norm` is what the forward pass applied to `x`.
@@ -131,47 +74,40 @@ pub fn backward_data(shape: &ConvShape, dy: &[f32], weights: &Packed, dx: &mut [
 /// # Panics
 /// If a slice is not exactly as long as `shape` says.
 pub fn backward_weights(shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32], norm: Option<&InputNorm>) {
-    let s = shape;
-    assert!(x.len() == s.x_len() && dy.len() == s.y_len() && dw.len() == s.weight_len(), "{s:?}");
-    let x = normalised(s, x, norm);
-    dw.fill(0.0);
-    each_product(s, |yi, xi, wi| dw[wi] += dy[yi] * x[xi]);
+    backward_weights_at(Level::detect(), shape, x, dy, dw, norm);
 }
 
-fn normalised(s: &ConvShape, x: &[f32], norm: Option<&InputNorm>) -> Vec<f32> {
-    let mut out = x.to_vec();
-    if let Some(norm) = norm {
-        for (i, v) in out.iter_mut().enumerate() {
-            let image = i / (s.h * s.w * s.c_in);
-            let g = norm.group_of_image.get(image).map_or(0, |&g| g as usize) * s.c_in + i % s.c_in;
-            *v = *v * norm.scale[g] + norm.shift[g];
-            if norm.relu {
-                *v = v.max(0.0);
-            }
-        }
-    }
-    out
+fn backward_weights_at(
+    level: Level,
+    shape: &ConvShape,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+    norm: Option<&InputNorm>,
+) {
+    assert_lengths(shape, x.len(), dy.len());
+    assert_eq!(dw.len(), shape.weight_len(), "weight gradient of {shape:?}");
+    weight_gradient::backward_weights(level, shape, x, dy, dw, norm.map(|norm| norm.checked(shape)));
 }
 
-/// Calls `f(index in y, index in x, index in the weight)` for every product of the convolution.
-fn each_product(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
-    let (oh, ow, ci, co) = (s.out_h(), s.out_w(), s.c_in / s.groups, s.c_out / s.groups);
-    for img in 0..s.n {
-        for (oy, ox) in (0..oh).flat_map(|oy| (0..ow).map(move |ox| (oy, ox))) {
-            for (ky, kx) in (0..s.kernel).flat_map(|ky| (0..s.kernel).map(move |kx| (ky, kx))) {
-                let (iy, ix) = (oy * s.stride + ky, ox * s.stride + kx);
-                if iy < s.padding || ix < s.padding || iy - s.padding >= s.h || ix - s.padding >= s.w {
-                    continue;
-                }
-                let (iy, ix) = (iy - s.padding, ix - s.padding);
-                for o in 0..s.c_out {
-                    let yi = ((img * oh + oy) * ow + ox) * s.c_out + o;
-                    for c in 0..ci {
-                        let xi = ((img * s.h + iy) * s.w + ix) * s.c_in + o / co * ci + c;
-                        f(yi, xi, ((o * ci + c) * s.kernel + ky) * s.kernel + kx);
-                    }
-                }
-            }
-        }
+fn assert_lengths(shape: &ConvShape, x: usize, y: usize) {
+    shape.assert_valid();
+    assert_eq!(x, shape.x_len(), "input side of {shape:?}");
+    assert_eq!(y, shape.y_len(), "output side of {shape:?}");
+}
+
+impl<'a> InputNorm<'a> {
+    fn checked(&self, shape: &ConvShape) -> Norm<'a> {
+        let groups = self.group_of_image.iter().max().map_or(1, |&g| g as usize + 1);
+        assert!(
+            self.scale.len() == self.shift.len() && self.scale.len() >= groups * shape.c_in,
+            "scale and shift of {groups} groups for {shape:?}"
+        );
+        assert!(
+            self.group_of_image.is_empty() || self.group_of_image.len() == shape.n,
+            "groups of images of {shape:?}"
+        );
+        let InputNorm { scale, shift, group_of_image, relu } = *self;
+        Norm { scale, shift, group_of_image, relu }
     }
 }

@@ -10,6 +10,11 @@ struct Line([f32; 16]);
 pub(crate) struct AlignedBuffer(Vec<Line>);
 
 impl AlignedBuffer {
+    /// No room at all.
+    pub(crate) const fn empty() -> AlignedBuffer {
+        AlignedBuffer(Vec::new())
+    }
+
     /// Room for `len` values, all 0.
     pub(crate) fn zeroed(len: usize) -> AlignedBuffer {
         AlignedBuffer(vec![Line([0.0; 16]); len.div_ceil(16)])

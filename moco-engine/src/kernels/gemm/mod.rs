@@ -1,8 +1,36 @@
 //! Matrix products on packed, cache-blocked tiles, with micro-kernels chosen by the CPU's features at run time.
+//!
+//! The scheme is that of BLIS (van Zee and van de Geijn, "BLIS: A Framework for Rapidly Instantiating BLAS
+//! Functionality"): B packed in panels of a tile's width that stay in the first-level cache, A in blocks that stay in the
+//! second. A is not transposed while it is packed, since a micro-kernel broadcasts its values one at a time: rows are
+//! copied with a fixed distance, and a row may be gathered from an image on the way ([`windows`]).
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod buffer;
+pub(crate) mod level;
+pub(crate) mod panels;
+mod portable;
+pub(crate) mod product;
+#[cfg(test)]
+mod tests;
+pub(crate) mod tile;
+pub(crate) mod windows;
+pub(crate) mod workspace;
 
 pub(crate) use buffer::AlignedBuffer;
+use level::Level;
+use panels::Panels;
+use product::{Left, Product, RowMap};
+use rayon::prelude::*;
+use tile::SharedOut;
+use windows::Windows;
+use workspace::with_shared;
+
+/// Values of B that are packed at a time.
+const PACKED_AT_ONCE: usize = 1 << 20;
 
 /// Sizes and storage of a product `C = A · B` (or `C += A · B`); every matrix is dense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +73,12 @@ impl Gemm {
 
 /// The product on rayon's current thread pool; the result does not depend on the number of threads.
 ///
+/// B is packed (copied) on every call: where one operand is much larger than the other, let it be A.
+///
 /// # Panics
 /// If a slice is not exactly as long as its matrix.
 pub fn gemm(p: Gemm, a: &[f32], b: &[f32], c: &mut [f32]) {
-    gemm_serial(p, a, b, c);
+    gemm_at(Level::detect(), p, a, b, c, true);
 }
 
 /// [`gemm`] on the calling thread alone, for callers that are already one of many tasks.
@@ -56,18 +86,61 @@ pub fn gemm(p: Gemm, a: &[f32], b: &[f32], c: &mut [f32]) {
 /// # Panics
 /// If a slice is not exactly as long as its matrix.
 pub fn gemm_serial(p: Gemm, a: &[f32], b: &[f32], c: &mut [f32]) {
+    gemm_at(Level::detect(), p, a, b, c, false);
+}
+
+fn gemm_at(level: Level, p: Gemm, a: &[f32], b: &[f32], c: &mut [f32], parallel: bool) {
     assert_eq!(a.len(), p.m * p.k, "A of {p:?}");
     assert_eq!(b.len(), p.k * p.n, "B of {p:?}");
     assert_eq!(c.len(), p.m * p.n, "C of {p:?}");
-    for i in 0..p.m {
-        for j in 0..p.n {
-            let mut sum = if p.accumulate { c[i * p.n + j] } else { 0.0 };
-            for k in 0..p.k {
-                let a = if p.a_transposed { a[k * p.m + i] } else { a[i * p.k + k] };
-                let b = if p.b_transposed { b[j * p.k + k] } else { b[k * p.n + j] };
-                sum += a * b;
-            }
-            c[i * p.n + j] = sum;
-        }
+    if p.m == 0 || p.n == 0 {
+        return;
     }
+    if p.k == 0 {
+        if !p.accumulate {
+            c.fill(0.0);
+        }
+        return;
+    }
+    let panels = Panels::new(level, p.k, p.n);
+    let left = if p.a_transposed {
+        Left::Transposed { a, m: p.m }
+    } else {
+        Left::Windows { windows: Windows::matrix(p.m, p.k), x: a, norm: None }
+    };
+    let out = SharedOut::new(c);
+    let at_once = (PACKED_AT_ONCE / (p.k * level.tile_cols())).clamp(1, panels.count());
+    let packed_len = Panels::new(level, p.k, p.n.min(at_once * level.tile_cols())).len();
+    with_shared(packed_len, |packed| {
+        for first in (0..panels.count()).step_by(at_once) {
+            let column = panels.column(first);
+            let part = Panels::new(level, p.k, (p.n - column).min(at_once * level.tile_cols()));
+            let one = p.k * level.tile_cols();
+            let packed = &mut packed[..part.len()];
+            let pack = |(i, out): (usize, &mut [f32])| panels.pack(first + i, b, p.b_transposed, out);
+            if parallel {
+                packed.par_chunks_mut(one).enumerate().for_each(pack);
+            } else {
+                packed.chunks_mut(one).enumerate().for_each(pack);
+            }
+            let mut map = RowMap::dense(p.m, p.n);
+            map.base = column;
+            let product = Product {
+                level,
+                rows: p.m,
+                left,
+                panels: part,
+                b: packed,
+                out,
+                map,
+                accumulate: p.accumulate,
+                finish: None,
+            };
+            // SAFETY: `c` is borrowed by this function, its rows do not overlap, and parts follow one another.
+            #[expect(unsafe_code, reason = "the output is shared by tasks")]
+            unsafe {
+                if parallel { product.run() } else { product.run_serial() }
+            }
+        }
+    });
 }

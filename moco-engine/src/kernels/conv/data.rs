@@ -1,0 +1,114 @@
+//! The passes whose result is an activation: forward, and the gradient of the data.
+
+use super::epilogue::{Epilogue, Partials, finish_row};
+use super::geometry::{Bundles, backward_windows, forward_windows, phases};
+use super::shape::ConvShape;
+use super::weights::{Packed, Pass};
+use crate::kernels::gemm::product::{Finish, Left, Product, RowMap, block_rows};
+use crate::kernels::gemm::tile::SharedOut;
+use crate::kernels::gemm::windows::Norm;
+use crate::kernels::gemm::workspace::with_shared;
+
+pub(super) fn forward(
+    s: &ConvShape,
+    x: &[f32],
+    weights: &Packed,
+    y: &mut [f32],
+    norm: Option<Norm>,
+    epilogue: Epilogue,
+) {
+    let (level, bundles) = (weights.level(), Bundles::new(s));
+    let rows_per_image = s.out_h() * s.out_w();
+    let rows = s.n * rows_per_image;
+    if y.is_empty() {
+        if let Some(stats) = epilogue.stats {
+            stats.fill(0.0);
+        }
+        return;
+    }
+    let partials = Partials { block_rows: block_rows(level, rows), rows_per_image, c_out: s.c_out };
+    let Epilogue { mut stats, bias, add, relu } = epilogue;
+    let out = SharedOut::new(y);
+    with_shared(if stats.is_some() { partials.len(s.n) } else { 0 }, |sums| {
+        let shared_sums = SharedOut::new(sums);
+        for (bundle, (panels, b)) in weights.parts(s, Pass::Forward).enumerate() {
+            let base = bundle * bundles.c_out;
+            let finish = |rows: std::ops::Range<usize>, cols: std::ops::Range<usize>, offsets: &[usize]| {
+                let channels = base + cols.start..base + cols.end;
+                if stats.is_some() {
+                    // SAFETY: a task owns the rows and channels it finishes.
+                    #[expect(unsafe_code, reason = "tasks share the output")]
+                    unsafe {
+                        partials.sum(level, out, shared_sums, rows, channels.clone(), offsets, cols.start);
+                    }
+                }
+                if bias.is_some() || add.is_some() || relu {
+                    for &offset in offsets {
+                        let at = offset + cols.start;
+                        // SAFETY: as above.
+                        #[expect(unsafe_code, reason = "tasks share the output")]
+                        let row = unsafe { out.slice(at, cols.len()) };
+                        let (bias, add) = (bias.map(|b| &b[channels.clone()]), add.map(|a| &a[at..at + cols.len()]));
+                        finish_row(row, bias, add, relu);
+                    }
+                }
+            };
+            let needed = stats.is_some() || bias.is_some() || add.is_some() || relu;
+            let product = Product {
+                level,
+                rows,
+                left: Left::Windows { windows: forward_windows(s, &bundles, bundle), x, norm },
+                panels,
+                b,
+                out,
+                map: RowMap {
+                    base,
+                    step: [rows_per_image * s.c_out, s.out_w() * s.c_out, s.c_out],
+                    out: [s.out_h(), s.out_w()],
+                },
+                accumulate: false,
+                finish: needed.then_some(&finish as &Finish),
+            };
+            // SAFETY: `y` is borrowed by this function and its rows are disjoint.
+            #[expect(unsafe_code, reason = "tasks share the output")]
+            unsafe {
+                product.run();
+            }
+        }
+        if let Some(stats) = &mut stats {
+            partials.reduce(sums, stats);
+        }
+    });
+}
+
+pub(super) fn backward_data(s: &ConvShape, dy: &[f32], weights: &Packed, dx: &mut [f32], accumulate: bool) {
+    let (level, bundles) = (weights.level(), Bundles::new(s));
+    let reached = |phase: &[super::geometry::Phase; 2]| phase.iter().all(|p| p.taps > 0);
+    if !accumulate && (dy.is_empty() || !phases(s).all(|phase| reached(&phase))) {
+        fill_zero(dx);
+    }
+    if dy.is_empty() || dx.is_empty() {
+        return;
+    }
+    let out = SharedOut::new(dx);
+    let parts = (0..bundles.count).flat_map(|bundle| phases(s).map(move |phase| (bundle, phase)));
+    for ((bundle, phase), (panels, b)) in parts.zip(weights.parts(s, Pass::BackwardData)) {
+        let rows = s.n * phase[0].count * phase[1].count;
+        if !reached(&phase) || rows == 0 {
+            continue;
+        }
+        let (windows, map) = backward_windows(s, &bundles, bundle, &phase);
+        let left = Left::Windows { windows, x: dy, norm: None };
+        let product = Product { level, rows, left, panels, b, out, map, accumulate, finish: None };
+        // SAFETY: `dx` is borrowed by this function and the rows of a phase are disjoint pixels.
+        #[expect(unsafe_code, reason = "tasks share the output")]
+        unsafe {
+            product.run();
+        }
+    }
+}
+
+fn fill_zero(out: &mut [f32]) {
+    use rayon::prelude::*;
+    out.par_chunks_mut(1 << 16).for_each(|part| part.fill(0.0));
+}

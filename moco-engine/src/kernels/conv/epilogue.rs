@@ -1,0 +1,130 @@
+//! What happens to the outputs of a convolution while they are still in the cache.
+
+use std::ops::Range;
+
+use crate::kernels::gemm::level::{Level, multiversion};
+use crate::kernels::gemm::tile::SharedOut;
+
+/// What is done to the outputs of [`forward`](super::forward), in this order: statistics of the plain result, then
+/// `+ bias`, `+ add`, ReLU.
+#[derive(Debug, Default)]
+pub struct Epilogue<'a> {
+    /// Filled with the sum and the sum of squares over the pixels of each image, `[n, 2, c_out]`.
+    pub stats: Option<&'a mut [f64]>,
+    /// `[c_out]`.
+    pub bias: Option<&'a [f32]>,
+    /// As long as the output.
+    pub add: Option<&'a [f32]>,
+    /// Whether negative results become 0.
+    pub relu: bool,
+}
+
+/// Partial sums in f32 over the rows that a block and an image share. Both only grow from row to row, so block + image
+/// numbers them.
+pub(super) struct Partials {
+    pub(super) block_rows: usize,
+    pub(super) rows_per_image: usize,
+    pub(super) c_out: usize,
+}
+
+impl Partials {
+    /// Values of all partial sums for `n` images.
+    pub(super) fn len(&self, n: usize) -> usize {
+        ((n * self.rows_per_image).div_ceil(self.block_rows) + n) * 2 * self.c_out
+    }
+
+    /// Adds the partial sums up to `[n, 2, c_out]`.
+    pub(super) fn reduce(&self, partials: &[f32], stats: &mut [f64]) {
+        for (image, stats) in stats.chunks_exact_mut(2 * self.c_out).enumerate() {
+            stats.fill(0.0);
+            let first = image * self.rows_per_image / self.block_rows;
+            let last = ((image + 1) * self.rows_per_image - 1) / self.block_rows;
+            for block in first..=last {
+                let part = &partials[(block + image) * 2 * self.c_out..][..2 * self.c_out];
+                for (sum, &value) in stats.iter_mut().zip(part) {
+                    *sum += f64::from(value);
+                }
+            }
+        }
+    }
+
+    /// Writes the partial sums of some rows and channels of the output.
+    ///
+    /// # Safety
+    /// The caller's task alone touches these rows and channels of `y`, and these channels of the rows' partial sums.
+    #[expect(unsafe_code, reason = "tasks share the output")]
+    pub(super) unsafe fn sum(
+        &self,
+        level: Level,
+        y: SharedOut,
+        partials: SharedOut,
+        rows: Range<usize>,
+        channels: Range<usize>,
+        offsets: &[usize],
+        column: usize,
+    ) {
+        let block = rows.start / self.block_rows;
+        let mut from = rows.start;
+        while from < rows.end {
+            let image = from / self.rows_per_image;
+            let to = rows.end.min((image + 1) * self.rows_per_image);
+            let at = (block + image) * 2 * self.c_out + channels.start;
+            // SAFETY: the caller's promise; the two halves do not overlap.
+            let (sums, squares) =
+                unsafe { (partials.slice(at, channels.len()), partials.slice(at + self.c_out, channels.len())) };
+            sum_rows(level, y, &offsets[from - rows.start..to - rows.start], column, sums, squares);
+            from = to;
+        }
+    }
+}
+
+multiversion! {
+    /// Sum and sum of squares over rows of `y`, which the calling task owns.
+    fn sum_rows(y: SharedOut, offsets: &[usize], column: usize, sums: &mut [f32], squares: &mut [f32]) = sum_rows_body;
+}
+
+#[inline(always)]
+fn sum_rows_body(y: SharedOut, offsets: &[usize], column: usize, sums: &mut [f32], squares: &mut [f32]) {
+    match sums.len() {
+        32 => sum_rows_of::<32>(y, offsets, column, sums, squares),
+        16 => sum_rows_of::<16>(y, offsets, column, sums, squares),
+        8 => sum_rows_of::<8>(y, offsets, column, sums, squares),
+        _ => {
+            for i in 0..sums.len() {
+                sum_rows_of::<1>(y, offsets, column + i, &mut sums[i..=i], &mut squares[i..=i]);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+#[expect(unsafe_code, reason = "tasks share the output")]
+fn sum_rows_of<const N: usize>(y: SharedOut, offsets: &[usize], column: usize, sums: &mut [f32], squares: &mut [f32]) {
+    let (mut sum, mut square) = ([0.0; N], [0.0; N]);
+    for &offset in offsets {
+        // SAFETY: `Partials::sum`'s caller promises that its task owns the rows.
+        let row = unsafe { y.slice(offset + column, N) };
+        for ((sum, square), &value) in sum.iter_mut().zip(&mut square).zip(&*row) {
+            *sum += value;
+            *square += value * value;
+        }
+    }
+    sums.copy_from_slice(&sum);
+    squares.copy_from_slice(&square);
+}
+
+/// `+ bias`, `+ add`, ReLU on one row's channels; `add` and `bias` are the parts that belong to them.
+#[inline]
+pub(super) fn finish_row(row: &mut [f32], bias: Option<&[f32]>, add: Option<&[f32]>, relu: bool) {
+    for operand in [bias, add].into_iter().flatten() {
+        for (value, other) in row.iter_mut().zip(operand) {
+            *value += other;
+        }
+    }
+    if relu {
+        for value in row {
+            // Not `max`: a NaN has to stay visible.
+            *value = if *value < 0.0 { 0.0 } else { *value };
+        }
+    }
+}

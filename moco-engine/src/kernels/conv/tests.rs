@@ -1,0 +1,210 @@
+//! Every pass against sums in f64 over a grid of awkward shapes, on every instruction set of this CPU.
+
+use super::*;
+
+fn values(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// Calls `f(index in y, index in x, index in the weight)` for every product of the convolution.
+fn each_product(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
+    let (oh, ow, ci, co) = (s.out_h(), s.out_w(), s.c_in / s.groups, s.c_out / s.groups);
+    for (img, oy, ox) in (0..s.n).flat_map(|i| (0..oh).flat_map(move |oy| (0..ow).map(move |ox| (i, oy, ox)))) {
+        for (ky, kx) in (0..s.kernel).flat_map(|ky| (0..s.kernel).map(move |kx| (ky, kx))) {
+            let (iy, ix) = (oy * s.stride + ky, ox * s.stride + kx);
+            if iy < s.padding || ix < s.padding || iy - s.padding >= s.h || ix - s.padding >= s.w {
+                continue;
+            }
+            let (iy, ix) = (iy - s.padding, ix - s.padding);
+            for o in 0..s.c_out {
+                let yi = ((img * oh + oy) * ow + ox) * s.c_out + o;
+                for c in 0..ci {
+                    let xi = ((img * s.h + iy) * s.w + ix) * s.c_in + o / co * ci + c;
+                    f(yi, xi, ((o * ci + c) * s.kernel + ky) * s.kernel + kx);
+                }
+            }
+        }
+    }
+}
+
+/// Compares with a bound for sums of `terms` products of numbers in ±1 (times 2 for the transformed inputs).
+fn assert_close(what: &str, got: &[f32], want: &[f64], terms: usize) {
+    let bound = 1e-6 * (terms.max(1) as f64).sqrt() * 8.0;
+    for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+        assert!((f64::from(got) - want).abs() <= bound, "{what} [{i}]: {got}, expected {want} ± {bound}");
+    }
+}
+
+fn check(level: Level, s: &ConvShape) {
+    let (x, w, dy) = (values(s.x_len(), 1), values(s.weight_len(), 2), values(s.y_len(), 3));
+    let pack = |pass| {
+        let mut packed = Packed::with_level(level, Packed::needed_len_at(level, s, pass));
+        packed.repack(s, pass, &w);
+        packed
+    };
+    let (forward_weights, backward_weights) = (pack(Pass::Forward), pack(Pass::BackwardData));
+    let groups: Vec<u32> = (0..s.n).map(|i| (i % 2) as u32).collect();
+    let (scale, shift) = (values(2 * s.c_in, 4), values(2 * s.c_in, 5));
+    for (norm, relu) in [(false, false), (true, false), (true, true)] {
+        let input = InputNorm { scale: &scale, shift: &shift, group_of_image: &groups, relu };
+        let norm = norm.then_some(&input);
+        let transformed: Vec<f64> = (0..x.len())
+            .map(|i| {
+                let at = groups[i / (s.h * s.w * s.c_in)] as usize * s.c_in + i % s.c_in;
+                let value = if norm.is_some() { x[i] * scale[at] + shift[at] } else { x[i] };
+                f64::from(if relu { value.max(0.0) } else { value })
+            })
+            .collect();
+        let what = |pass: &str| format!("{level:?} {pass} of {s:?}, norm {:?}", norm.map(|n| n.relu));
+
+        let mut want = vec![0.0; s.y_len()];
+        each_product(s, |yi, xi, wi| want[yi] += transformed[xi] * f64::from(w[wi]));
+        let mut y = vec![f32::NAN; s.y_len()];
+        let mut stats = vec![f64::NAN; 2 * s.n * s.c_out];
+        let epilogue = Epilogue { stats: Some(&mut stats), ..Epilogue::default() };
+        forward(s, &x, &forward_weights, &mut y, norm, epilogue);
+        let terms = s.weight_len() / s.c_out.max(1);
+        assert_close(&what("forward"), &y, &want, terms);
+        check_stats(s, &y, &stats);
+
+        let (bias, add) = (values(s.c_out, 6), values(s.y_len(), 7));
+        let finished: Vec<f64> = want
+            .iter()
+            .enumerate()
+            .map(|(i, v)| (v + f64::from(bias[i % s.c_out]) + f64::from(add[i])).max(0.0))
+            .collect();
+        let epilogue = Epilogue { bias: Some(&bias), add: Some(&add), relu: true, stats: None };
+        forward(s, &x, &forward_weights, &mut y, norm, epilogue);
+        assert_close(&what("epilogue"), &y, &finished, terms);
+
+        let mut want = vec![0.0; w.len()];
+        each_product(s, |yi, xi, wi| want[wi] += transformed[xi] * f64::from(dy[yi]));
+        let mut dw = vec![f32::NAN; w.len()];
+        backward_weights_at(level, s, &x, &dy, &mut dw, norm);
+        assert_close(&what("weight gradient"), &dw, &want, s.n * s.out_h() * s.out_w());
+    }
+    let terms = s.c_out / s.groups * s.kernel * s.kernel;
+    for accumulate in [false, true] {
+        let start = values(s.x_len(), 8);
+        let mut want: Vec<f64> = start.iter().map(|&v| if accumulate { f64::from(v) } else { 0.0 }).collect();
+        each_product(s, |yi, xi, wi| want[xi] += f64::from(dy[yi]) * f64::from(w[wi]));
+        let mut dx = if accumulate { start } else { vec![f32::NAN; s.x_len()] };
+        backward_data(s, &dy, &backward_weights, &mut dx, accumulate);
+        assert_close(&format!("{level:?} data gradient of {s:?}, accumulate {accumulate}"), &dx, &want, terms);
+    }
+}
+
+fn check_stats(s: &ConvShape, y: &[f32], stats: &[f64]) {
+    let pixels = s.out_h() * s.out_w();
+    let mut want = vec![0.0; stats.len()];
+    for (i, &value) in y.iter().enumerate() {
+        let (image, c) = (i / (pixels * s.c_out), i % s.c_out);
+        want[2 * image * s.c_out + c] += f64::from(value);
+        want[(2 * image + 1) * s.c_out + c] += f64::from(value).powi(2);
+    }
+    for (i, (got, want)) in stats.iter().zip(&want).enumerate() {
+        let bound = 1e-5 * (1.0 + want.abs()) * (1.0 + pixels as f64 / 100.0);
+        assert!((got - want).abs() <= bound, "statistics of {s:?} [{i}]: {got}, expected {want}");
+    }
+}
+
+#[test]
+fn awkward_shapes_agree_with_f64_on_every_instruction_set() {
+    for level in Level::available() {
+        let mut number = 0;
+        for size in [1, 2, 7, 33] {
+            for kernel in [1, 3, 5, 7] {
+                for stride in [1, 2] {
+                    for padding in 0..4 {
+                        // All pairs of channel counts come up, one for each of the other combinations.
+                        let channels = [1, 3, 5, 16, 17, 64];
+                        let (c_in, c_out) = (channels[number % 6], channels[number / 6 % 6]);
+                        let n = [1, 3, 0, 1][number % 4];
+                        number += 1;
+                        check(
+                            level,
+                            &ConvShape {
+                                n,
+                                h: size,
+                                w: size + number % 2,
+                                c_in,
+                                c_out,
+                                kernel,
+                                stride,
+                                padding,
+                                groups: 1,
+                            },
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn groups_of_any_width_agree_with_f64() {
+    for level in Level::available() {
+        for (groups, group_in, group_out) in
+            [(32, 4, 4), (4, 8, 8), (3, 5, 2), (2, 32, 32), (5, 1, 1), (2, 17, 33), (6, 2, 4)]
+        {
+            for stride in [1, 2] {
+                let (c_in, c_out) = (groups * group_in, groups * group_out);
+                check(level, &ConvShape { n: 2, h: 6, w: 5, c_in, c_out, kernel: 3, stride, padding: 1, groups });
+                check(level, &ConvShape { n: 1, h: 4, w: 4, c_in, c_out, kernel: 1, stride, padding: 0, groups });
+            }
+        }
+    }
+}
+
+#[test]
+fn strides_beyond_the_kernel_and_deep_sums_agree_with_f64() {
+    for level in Level::available() {
+        check(level, &ConvShape { n: 2, h: 11, w: 9, c_in: 4, c_out: 7, kernel: 2, stride: 3, padding: 1, groups: 1 });
+        check(level, &ConvShape { n: 1, h: 9, w: 9, c_in: 3, c_out: 2, kernel: 3, stride: 4, padding: 5, groups: 1 });
+        check(
+            level,
+            &ConvShape { n: 2, h: 5, w: 5, c_in: 300, c_out: 290, kernel: 3, stride: 1, padding: 1, groups: 1 },
+        );
+        check(
+            level,
+            &ConvShape { n: 20, h: 20, w: 20, c_in: 6, c_out: 9, kernel: 1, stride: 1, padding: 0, groups: 1 },
+        );
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_change_a_bit() {
+    let s = ConvShape { n: 5, h: 19, w: 17, c_in: 24, c_out: 70, kernel: 3, stride: 2, padding: 1, groups: 2 };
+    let (x, w, dy) = (values(s.x_len(), 1), values(s.weight_len(), 2), values(s.y_len(), 3));
+    let run = |threads| {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+            let mut packed = Packed::with_capacity(0);
+            let (mut y, mut dx, mut dw) = (vec![0.0; s.y_len()], vec![0.0; s.x_len()], vec![0.0; s.weight_len()]);
+            let mut stats = vec![0.0; 2 * s.n * s.c_out];
+            packed.repack(&s, Pass::Forward, &w);
+            forward(&s, &x, &packed, &mut y, None, Epilogue { stats: Some(&mut stats), ..Epilogue::default() });
+            packed.repack(&s, Pass::BackwardData, &w);
+            backward_data(&s, &dy, &packed, &mut dx, false);
+            backward_weights(&s, &x, &dy, &mut dw, None);
+            (y, stats, dx, dw)
+        })
+    };
+    let one = run(1);
+    assert!((2..=5).all(|threads| run(threads) == one));
+}
+
+#[test]
+#[should_panic(expected = "another layer or pass")]
+fn weights_packed_for_another_pass_are_refused() {
+    let s = ConvShape { n: 1, h: 4, w: 4, c_in: 4, c_out: 4, kernel: 3, stride: 1, padding: 1, groups: 1 };
+    let mut packed = Packed::with_capacity(0);
+    packed.repack(&s, Pass::Forward, &vec![0.0; s.weight_len()]);
+    backward_data(&s, &vec![0.0; s.y_len()], &packed, &mut vec![0.0; s.x_len()], false);
+}

@@ -1,0 +1,171 @@
+//! Weights in the order the micro-kernels read them.
+
+use rayon::prelude::*;
+
+use super::geometry::{Bundles, Phase, phases};
+use super::shape::ConvShape;
+use crate::kernels::gemm::AlignedBuffer;
+use crate::kernels::gemm::level::Level;
+use crate::kernels::gemm::panels::Panels;
+
+/// Which pass packed weights serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// [`forward`](super::forward).
+    Forward,
+    /// [`backward_data`](super::backward_data).
+    BackwardData,
+}
+
+/// Weights of one layer, packed for one pass. One buffer may serve layer after layer: [`Packed::repack`] does not
+/// allocate while [`Packed::needed_len`] stays within what it was made for.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    level: Level,
+    /// Layer and pass packed last, with the shape's `n`, `h` and `w` as 0: they make no difference.
+    packed: Option<(ConvShape, Pass)>,
+    data: AlignedBuffer,
+}
+
+impl Packed {
+    /// Room for `len` values, see [`Packed::needed_len`].
+    pub fn with_capacity(len: usize) -> Packed {
+        Packed::with_level(Level::detect(), len)
+    }
+
+    pub(super) fn with_level(level: Level, len: usize) -> Packed {
+        Packed { level, packed: None, data: AlignedBuffer::zeroed(len) }
+    }
+
+    /// Values that [`Packed::repack`] needs for a layer and pass; does not depend on `n`, `h` and `w`.
+    ///
+    /// # Panics
+    /// If the groups do not divide the channels, or kernel, stride or groups are 0.
+    pub fn needed_len(shape: &ConvShape, pass: Pass) -> usize {
+        Packed::needed_len_at(Level::detect(), shape, pass)
+    }
+
+    pub(super) fn needed_len_at(level: Level, shape: &ConvShape, pass: Pass) -> usize {
+        shape.assert_valid();
+        let bundles = Bundles::new(shape);
+        bundles.count * parts(shape, pass).map(|taps| panels(level, &bundles, pass, taps).len()).sum::<usize>()
+    }
+
+    /// Replaces the content by `weight` `[c_out, c_in / groups, kernel, kernel]` of this layer.
+    ///
+    /// # Panics
+    /// If the length of `weight` is not the shape's, or for what [`Packed::needed_len`] panics.
+    pub fn repack(&mut self, shape: &ConvShape, pass: Pass, weight: &[f32]) {
+        shape.assert_valid();
+        assert_eq!(weight.len(), shape.weight_len(), "weight of {shape:?}");
+        let (level, bundles) = (self.level, Bundles::new(shape));
+        let mut rest = self.data.at_least(Packed::needed_len_at(level, shape, pass));
+        for bundle in 0..bundles.count {
+            for taps in parts(shape, pass) {
+                let panels = panels(level, &bundles, pass, taps);
+                let (part, after) = rest.split_at_mut(panels.len());
+                rest = after;
+                if part.is_empty() {
+                    continue;
+                }
+                let one = panels.k() * level.tile_cols();
+                part.par_chunks_mut(one).enumerate().for_each(|(panel, out)| {
+                    pack_panel(shape, &bundles, bundle, pass, taps, &panels, panel, weight, out);
+                });
+            }
+        }
+        self.packed = Some((layer(shape), pass));
+    }
+
+    /// Bytes held.
+    pub fn memory_bytes(&self) -> usize {
+        4 * self.data.as_slice().len()
+    }
+
+    pub(super) fn level(&self) -> Level {
+        self.level
+    }
+
+    /// The packed matrices of every bundle, and in it of every phase.
+    ///
+    /// # Panics
+    /// If another layer or pass was packed.
+    pub(super) fn parts(&self, shape: &ConvShape, pass: Pass) -> impl Iterator<Item = (Panels, &[f32])> {
+        assert_eq!(self.packed, Some((layer(shape), pass)), "the weights of another layer or pass are packed");
+        let (level, bundles, shape) = (self.level, Bundles::new(shape), *shape);
+        let mut rest = self.data.as_slice();
+        (0..bundles.count).flat_map(move |_| parts(&shape, pass)).map(move |taps| {
+            let panels = panels(level, &bundles, pass, taps);
+            let (part, after) = rest.split_at(panels.len());
+            rest = after;
+            (panels, part)
+        })
+    }
+}
+
+fn layer(shape: &ConvShape) -> ConvShape {
+    ConvShape { n: 0, h: 0, w: 0, ..*shape }
+}
+
+/// The kernels a pass is made of: the whole one, or one for each phase.
+fn parts(shape: &ConvShape, pass: Pass) -> impl Iterator<Item = [Phase; 2]> + use<> {
+    let whole = Phase { residue: 0, taps: shape.kernel, first: 0, count: 0, origin: 0 };
+    let forward = (pass == Pass::Forward).then_some([whole; 2]);
+    let backward = (pass == Pass::BackwardData).then(|| phases(shape));
+    forward.into_iter().chain(backward.into_iter().flatten())
+}
+
+fn panels(level: Level, bundles: &Bundles, pass: Pass, taps: [Phase; 2]) -> Panels {
+    let (from, to) = match pass {
+        Pass::Forward => (bundles.c_in, bundles.c_out),
+        Pass::BackwardData => (bundles.c_out, bundles.c_in),
+    };
+    let k = taps[0].taps * taps[1].taps * from;
+    Panels::new(level, k, if k == 0 { 0 } else { to })
+}
+
+/// One panel: rows `(tap y, tap x, channel read)`, columns the channels written.
+#[expect(clippy::too_many_arguments, reason = "the place of a panel in the packed weights")]
+fn pack_panel(
+    shape: &ConvShape,
+    bundles: &Bundles,
+    bundle: usize,
+    pass: Pass,
+    taps: [Phase; 2],
+    panels: &Panels,
+    panel: usize,
+    weight: &[f32],
+    out: &mut [f32],
+) {
+    let (first, cols, width) = (panels.column(panel), panels.cols(panel), panels.width(panel));
+    let channels = panels.k() / (taps[0].taps * taps[1].taps);
+    if cols < width || bundles.c_in != bundles.group_in {
+        out.fill(0.0);
+    }
+    let area = shape.kernel * shape.kernel;
+    let position = |phase: &Phase, tap| match pass {
+        Pass::Forward => tap,
+        Pass::BackwardData => phase.tap(shape, tap),
+    };
+    // Sixteen channels at a time, so that cache lines on both sides are used whole.
+    for block in (0..channels).step_by(16) {
+        for lane in 0..cols {
+            for channel in block..channels.min(block + 16) {
+                let (o, i) = match pass {
+                    Pass::Forward => (first + lane, channel),
+                    Pass::BackwardData => (channel, first + lane),
+                };
+                let Some(index) = bundles.kernel_index(bundle, o, i) else { continue };
+                let kernel = &weight[index * area..][..area];
+                let mut at = channel * width + lane;
+                for y in 0..taps[0].taps {
+                    let row = position(&taps[0], y) * shape.kernel;
+                    for x in 0..taps[1].taps {
+                        out[at] = kernel[row + position(&taps[1], x)];
+                        at += channels * width;
+                    }
+                }
+            }
+        }
+    }
+}

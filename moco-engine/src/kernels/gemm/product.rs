@@ -1,0 +1,155 @@
+//! Cache blocking: the product of a gathered A and a packed B, in tasks over blocks of rows and ranges of panels.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::level::Level;
+use super::panels::Panels;
+use super::tile::{BLOCK, Lhs, PITCH, SharedOut, panel_product};
+use super::windows::{Norm, Windows, gather};
+use super::workspace::with_workspace;
+
+/// Where A comes from.
+#[derive(Clone, Copy)]
+pub(crate) enum Left<'a> {
+    /// The im2col matrix of activations.
+    Windows { windows: Windows, x: &'a [f32], norm: Option<Norm<'a>> },
+    /// A dense matrix stored `[k, m]`.
+    Transposed { a: &'a [f32], m: usize },
+}
+
+/// Where the row for output pixel `(image, y, x)` begins in C: `base + image · step[0] + y · step[1] + x · step[2]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowMap {
+    pub(crate) base: usize,
+    pub(crate) step: [usize; 3],
+    /// Height and width of the output.
+    pub(crate) out: [usize; 2],
+}
+
+impl RowMap {
+    /// Rows of `cols` values, one after the other.
+    pub(crate) fn dense(rows: usize, cols: usize) -> RowMap {
+        RowMap { base: 0, step: [rows * cols, rows * cols, cols], out: [1, rows.max(1)] }
+    }
+
+    fn offsets(&self, rows: Range<usize>, out: &mut Vec<usize>) {
+        out.clear();
+        let per_image = self.out[0] * self.out[1];
+        out.extend(rows.map(|row| {
+            let (image, pixel) = (row / per_image, row % per_image);
+            let (y, x) = (pixel / self.out[1], pixel % self.out[1]);
+            self.base + image * self.step[0] + y * self.step[1] + x * self.step[2]
+        }));
+    }
+}
+
+/// Called for rows and columns of C (columns counted in the product) once they are final and still in the cache, with
+/// the offsets of the rows.
+pub(crate) type Finish<'a> = dyn Fn(Range<usize>, Range<usize>, &[usize]) + Sync + 'a;
+
+/// `C (+)= A · B`.
+pub(crate) struct Product<'a> {
+    pub(crate) level: Level,
+    pub(crate) rows: usize,
+    pub(crate) left: Left<'a>,
+    pub(crate) panels: Panels,
+    /// B, packed.
+    pub(crate) b: &'a [f32],
+    pub(crate) out: SharedOut,
+    pub(crate) map: RowMap,
+    pub(crate) accumulate: bool,
+    pub(crate) finish: Option<&'a Finish<'a>>,
+}
+
+/// Rows of a task: a multiple of the tile that keeps the gathered block in the second-level cache, smaller where there
+/// are few rows. A function of the sizes alone.
+pub(crate) fn block_rows(level: Level, rows: usize) -> usize {
+    let tile = level.tile_rows();
+    rows.div_ceil(16).next_multiple_of(tile).clamp(4 * tile, (224 / tile) * tile)
+}
+
+/// Columns of a block of the inner dimension: equal parts of at most [`BLOCK`].
+pub(crate) fn block_depth(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(BLOCK).max(1)).next_multiple_of(8).min(BLOCK)
+}
+
+impl Product<'_> {
+    /// Runs the product on rayon's current pool.
+    ///
+    /// # Safety
+    /// The slice of `out` is still borrowed, its rows are disjoint, and nothing else touches them meanwhile.
+    #[expect(unsafe_code, reason = "tasks share the output")]
+    pub(crate) unsafe fn run(&self) {
+        let blocks = self.rows.div_ceil(block_rows(self.level, self.rows));
+        let panels = self.panels.count();
+        // Only the gathering is repeated where the panels of a block are divided, and no result changes.
+        let wanted = (4 * rayon::current_num_threads()).div_ceil(blocks.max(1));
+        let splits = if rayon::current_num_threads() == 1 { 1 } else { wanted.clamp(1, panels.div_ceil(2).max(1)) };
+        let per_split = panels.div_ceil(splits).max(1);
+        let splits = panels.div_ceil(per_split);
+        (0..blocks * splits).into_par_iter().with_max_len(1).for_each(|task| {
+            let (block, split) = (task / splits, task % splits);
+            // SAFETY: tasks own disjoint blocks of rows or ranges of columns; the rest is the caller's promise.
+            unsafe { self.task(block, split * per_split..panels.min((split + 1) * per_split)) }
+        });
+    }
+
+    /// Runs the product on this thread.
+    ///
+    /// # Safety
+    /// As [`Product::run`].
+    #[expect(unsafe_code, reason = "tasks share the output")]
+    pub(crate) unsafe fn run_serial(&self) {
+        for block in 0..self.rows.div_ceil(block_rows(self.level, self.rows)) {
+            // SAFETY: the caller's promise.
+            unsafe { self.task(block, 0..self.panels.count()) }
+        }
+    }
+
+    #[expect(unsafe_code, reason = "tasks share the output")]
+    unsafe fn task(&self, block: usize, panels: Range<usize>) {
+        let size = block_rows(self.level, self.rows);
+        let rows = block * size..self.rows.min((block + 1) * size);
+        let (k, depth) = (self.panels.k(), block_depth(self.panels.k()));
+        with_workspace(|workspace| {
+            self.map.offsets(rows.clone(), &mut workspace.rows);
+            let offsets = &workspace.rows[..];
+            let mut from = 0;
+            loop {
+                let to = k.min(from + depth);
+                let lhs = match &self.left {
+                    Left::Windows { windows, x, norm } => {
+                        let a = workspace.a.at_least(rows.len() * PITCH);
+                        gather(self.level, windows, x, norm.as_ref(), rows.clone(), from..to, a);
+                        Lhs::Rows
+                    }
+                    Left::Transposed { a: matrix, m } => {
+                        let a = workspace.a.at_least((to - from) * PITCH);
+                        gather(self.level, &Windows::matrix(k, *m), matrix, None, from..to, rows.clone(), a);
+                        Lhs::Columns
+                    }
+                };
+                let a = workspace.a.as_slice();
+                for panel in panels.clone() {
+                    let (column, cols, width) =
+                        (self.panels.column(panel), self.panels.cols(panel), self.panels.width(panel));
+                    let b = &self.b[self.panels.offset(panel) + from * width..][..(to - from) * width];
+                    let add = self.accumulate || from > 0;
+                    // SAFETY: this task alone writes these rows and columns.
+                    unsafe {
+                        panel_product(self.level, lhs, to - from, a, b, width, cols, self.out, offsets, column, add)
+                    };
+                    if let (true, Some(finish)) = (to == k, self.finish) {
+                        finish(rows.clone(), column..column + cols, offsets);
+                    }
+                }
+                from = to;
+                if from >= k {
+                    break;
+                }
+            }
+        });
+    }
+}

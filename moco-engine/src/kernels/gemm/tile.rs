@@ -1,0 +1,130 @@
+//! The register tile: `C[rows, cols] (+)= A[rows, k] · B[k, cols]` with all accumulators in registers.
+
+use super::level::{Isa, Level};
+
+/// Distance in values between two rows of a gathered block. 17 cache lines, so that rows of a tile fall into different
+/// sets of the cache; the micro-kernels have it built in, so that one pointer serves all rows.
+pub(crate) const PITCH: usize = 272;
+
+/// Columns of a gathered block that may be used.
+pub(crate) const BLOCK: usize = 256;
+
+/// How a tile finds A.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lhs {
+    /// `A[i, k]` at `i · PITCH + k`.
+    Rows,
+    /// `A[i, k]` at `k · PITCH + i`.
+    Columns,
+}
+
+/// Arguments of a micro-kernel.
+pub(super) struct Tile {
+    pub(super) k: usize,
+    pub(super) a: *const f32,
+    pub(super) b: *const f32,
+    /// Values between B's rows.
+    pub(super) b_step: usize,
+    pub(super) c: *mut f32,
+    /// Offset of each row in C.
+    pub(super) rows: *const usize,
+    pub(super) cols: usize,
+    pub(super) accumulate: bool,
+}
+
+/// A region of memory that the tasks of one operation write at disjoint places.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedOut {
+    ptr: *mut f32,
+    len: usize,
+}
+
+#[expect(unsafe_code, reason = "tasks share the output and write disjoint parts of it")]
+// SAFETY: every use goes through unsafe functions whose callers promise disjoint access.
+unsafe impl Send for SharedOut {}
+#[expect(unsafe_code, reason = "tasks share the output and write disjoint parts of it")]
+// SAFETY: as above.
+unsafe impl Sync for SharedOut {}
+
+impl SharedOut {
+    /// Borrows `out` for as long as the tasks of the caller run; the caller must not use `out` meanwhile.
+    pub(crate) fn new(out: &mut [f32]) -> SharedOut {
+        SharedOut { ptr: out.as_mut_ptr(), len: out.len() }
+    }
+
+    /// `len` values from `start`.
+    ///
+    /// # Safety
+    /// The slice given to [`SharedOut::new`] is still borrowed, and no other task reads or writes these values while
+    /// the result lives.
+    #[expect(unsafe_code, reason = "tasks share the output and write disjoint parts of it")]
+    #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [f32] {
+        assert!(start <= self.len && len <= self.len - start, "{start} + {len} values of {}", self.len);
+        // SAFETY: inside the region by the assertion, valid and unaliased by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
+    }
+}
+
+/// `C[i, j] (+)= Σ_k A[i, k] · B[k, j]` for `i < rows.len()`, `j < cols`, `k < depth`, where `C[i, j]` lies at
+/// `rows[i] + column + j` of `out` and `B[k, j]` at `k · b_step + j`. The sum over k is formed in order and then added,
+/// so that results do not depend on how rows and columns are divided into calls.
+///
+/// # Panics
+/// If a buffer is too short.
+///
+/// # Safety
+/// The slice given to [`SharedOut::new`] is still borrowed, and no other task touches the values written.
+#[expect(unsafe_code, reason = "entry of the micro-kernels")]
+#[expect(clippy::too_many_arguments, reason = "the three matrices of a product")]
+pub(crate) unsafe fn panel_product(
+    level: Level,
+    lhs: Lhs,
+    depth: usize,
+    a: &[f32],
+    b: &[f32],
+    b_step: usize,
+    cols: usize,
+    out: SharedOut,
+    rows: &[usize],
+    column: usize,
+    accumulate: bool,
+) {
+    if rows.is_empty() || cols == 0 {
+        return;
+    }
+    let vectors = cols.div_ceil(level.lanes());
+    let (a_rows, a_cols) = if lhs == Lhs::Rows { (rows.len(), depth) } else { (depth, rows.len()) };
+    assert!(cols <= level.tile_cols(), "{cols} columns");
+    assert!(a_cols <= PITCH && (a_rows == 0 || a.len() >= (a_rows - 1) * PITCH + a_cols), "A of {} values", a.len());
+    assert!(depth == 0 || b.len() >= (depth - 1) * b_step + vectors * level.lanes(), "B of {} values", b.len());
+    let last = rows.iter().max().expect("there are rows") + column;
+    assert!(last <= out.len && cols <= out.len - last, "C of {} values", out.len);
+    let full = level.tile_rows();
+    let mut i = 0;
+    while i < rows.len() {
+        let mr = full.min(rows.len() - i);
+        let tile = Tile {
+            k: depth,
+            a: a[if lhs == Lhs::Rows { i * PITCH } else { i }..].as_ptr(),
+            b: b.as_ptr(),
+            b_step,
+            c: out.ptr.wrapping_add(column),
+            rows: rows[i..].as_ptr(),
+            cols,
+            accumulate,
+        };
+        // SAFETY: A, B and C hold what the kernel reads and writes by the assertions above; `rows` has `mr` entries
+        // left; the instruction set is there because a `Level` says so; nobody else touches C by the caller's promise.
+        unsafe {
+            match level.isa() {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => super::avx512::tile(lhs, mr, vectors, &tile),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => super::avx2::tile(lhs, mr, vectors, &tile),
+                _ => super::portable::tile(lhs, mr, &tile),
+            }
+        }
+        i += mr;
+    }
+}

@@ -1,0 +1,218 @@
+//! Rows of the im2col matrix, gathered from NHWC activations a block at a time: the matrix itself never exists.
+
+use std::ops::Range;
+
+use super::level::multiversion;
+use super::tile::{BLOCK, PITCH};
+
+/// The im2col matrix of a convolution: one row for each output pixel `(image, y, x)`, one column for each
+/// `(ky, kx, channel)`. A plain row-major matrix is the case of a 1×1 kernel on a `1 × rows` image.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Windows {
+    /// Height and width of the input.
+    pub(crate) size: [usize; 2],
+    /// Values between two pixels of the input.
+    pub(crate) pixel: usize,
+    /// First channel that is read, and how many are.
+    pub(crate) channel: usize,
+    pub(crate) channels: usize,
+    /// Height and width of the kernel.
+    pub(crate) kernel: [usize; 2],
+    pub(crate) stride: usize,
+    /// Input position of the kernel's first tap for output pixel (0, 0).
+    pub(crate) origin: [isize; 2],
+    /// Height and width of the output.
+    pub(crate) out: [usize; 2],
+}
+
+/// See [`InputNorm`](crate::kernels::conv::InputNorm).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Norm<'a> {
+    /// `[groups, pixel]`.
+    pub(crate) scale: &'a [f32],
+    /// `[groups, pixel]`.
+    pub(crate) shift: &'a [f32],
+    pub(crate) group_of_image: &'a [u32],
+    pub(crate) relu: bool,
+}
+
+impl Windows {
+    /// A row-major matrix of `rows` × `cols`.
+    pub(crate) fn matrix(rows: usize, cols: usize) -> Windows {
+        Windows {
+            size: [1, rows],
+            pixel: cols,
+            channel: 0,
+            channels: cols,
+            kernel: [1, 1],
+            stride: 1,
+            origin: [0, 0],
+            out: [1, rows],
+        }
+    }
+
+    /// Columns of the im2col matrix.
+    pub(crate) fn cols(&self) -> usize {
+        self.kernel[0] * self.kernel[1] * self.channels
+    }
+
+    /// Rows for one image.
+    pub(crate) fn rows_per_image(&self) -> usize {
+        self.out[0] * self.out[1]
+    }
+
+    /// Whether every row is one pixel of the input, in order.
+    fn is_matrix(&self) -> bool {
+        self.kernel == [1, 1] && self.stride == 1 && self.origin == [0, 0] && self.out == self.size
+    }
+}
+
+multiversion! {
+    /// Writes the given rows and columns of the im2col matrix of `x` to `block`, rows [`PITCH`] apart; positions outside
+    /// the image become 0, the others go through `norm`.
+    ///
+    /// # Panics
+    /// If there are more than [`BLOCK`] columns, or `x` or `block` are too short.
+    pub(crate) fn gather(
+        windows: &Windows, x: &[f32], norm: Option<&Norm<'_>>, rows: Range<usize>, cols: Range<usize>, block: &mut [f32],
+    ) = gather_body;
+}
+
+#[inline(always)]
+fn gather_body(
+    windows: &Windows,
+    x: &[f32],
+    norm: Option<&Norm<'_>>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    block: &mut [f32],
+) {
+    assert!(cols.len() <= BLOCK && cols.end <= windows.cols(), "columns {cols:?} of {windows:?}");
+    let w = windows;
+    if w.is_matrix() && norm.is_none() {
+        for (row, out) in rows.zip(block.chunks_mut(PITCH)) {
+            let at = row * w.pixel + w.channel;
+            copy(&x[at + cols.start..at + cols.end], out);
+        }
+        return;
+    }
+    let per_image = w.rows_per_image();
+    let (mut image, pixel) = (rows.start / per_image, rows.start % per_image);
+    let (mut y, mut x_out) = (pixel / w.out[1], pixel % w.out[1]);
+    for out in block.chunks_mut(PITCH).take(rows.len()) {
+        let top = (y * w.stride) as isize + w.origin[0];
+        let left = (x_out * w.stride) as isize + w.origin[1];
+        let pixels = &x[image * w.size[0] * w.size[1] * w.pixel..][..w.size[0] * w.size[1] * w.pixel];
+        match norm {
+            None if w.channels == w.pixel => whole_pixels(w, pixels, top, left, &cols, out),
+            None => tap_by_tap(w, top, left, &cols, out, |from, _, out| copy(&pixels[from..from + out.len()], out)),
+            Some(norm) => {
+                let group = norm.group_of_image.get(image).map_or(0, |&g| g as usize) * w.pixel;
+                tap_by_tap(w, top, left, &cols, out, |from, channel, out| {
+                    let at = group + channel;
+                    let (scale, shift) = (&norm.scale[at..at + out.len()], &norm.shift[at..at + out.len()]);
+                    normalise(&pixels[from..from + out.len()], scale, shift, norm.relu, out);
+                });
+            }
+        }
+        x_out += 1;
+        if x_out == w.out[1] {
+            (x_out, y) = (0, y + 1);
+            if y == w.out[0] {
+                (y, image) = (0, image + 1);
+            }
+        }
+    }
+}
+
+/// One row where all channels are read: the taps of a kernel row lie one after the other in memory, so what is inside
+/// the image is one piece.
+#[inline(always)]
+fn whole_pixels(w: &Windows, pixels: &[f32], top: isize, left: isize, cols: &Range<usize>, out: &mut [f32]) {
+    let run = w.kernel[1] * w.channels;
+    // Taps of a run that lie inside the image, in values.
+    let inside_from = (-left).clamp(0, w.kernel[1] as isize) as usize * w.channels;
+    let inside_to = (w.size[1] as isize - left).clamp(0, w.kernel[1] as isize) as usize * w.channels;
+    let mut col = cols.start;
+    while col < cols.end {
+        let ky = col / run;
+        let (from, to) = (col - ky * run, run.min(cols.end - ky * run));
+        let out = &mut out[col - cols.start..][..to - from];
+        col += to - from;
+        let y = top + ky as isize;
+        let (a, b) = (inside_from.clamp(from, to), inside_to.clamp(from, to));
+        if y < 0 || y >= w.size[0] as isize || a >= b {
+            out.fill(0.0);
+            continue;
+        }
+        let at = (y * w.size[1] as isize + left) * w.pixel as isize + a as isize;
+        out[..a - from].fill(0.0);
+        copy(&pixels[at as usize..at as usize + b - a], &mut out[a - from..b - from]);
+        out[b - from..].fill(0.0);
+    }
+}
+
+/// One row, calling `piece(offset in the image, channel, destination)` for every part of a tap inside the image.
+#[inline(always)]
+fn tap_by_tap(
+    w: &Windows,
+    top: isize,
+    left: isize,
+    cols: &Range<usize>,
+    out: &mut [f32],
+    mut piece: impl FnMut(usize, usize, &mut [f32]),
+) {
+    let mut col = cols.start;
+    let (mut tap, mut from) = (col / w.channels, col % w.channels);
+    while col < cols.end {
+        let (ky, kx) = (tap / w.kernel[1], tap % w.kernel[1]);
+        let to = w.channels.min(from + cols.end - col);
+        let out = &mut out[col - cols.start..][..to - from];
+        let (y, x) = (top + ky as isize, left + kx as isize);
+        if (0..w.size[0] as isize).contains(&y) && (0..w.size[1] as isize).contains(&x) {
+            let channel = w.channel + from;
+            piece((y as usize * w.size[1] + x as usize) * w.pixel + channel, channel, out);
+        } else {
+            out.fill(0.0);
+        }
+        col += to - from;
+        (tap, from) = (tap + 1, 0);
+    }
+}
+
+/// `memcpy` for pieces of tens to hundreds of values, where the call would cost as much as the copy.
+#[inline(always)]
+fn copy(from: &[f32], out: &mut [f32]) {
+    const V: usize = 16;
+    let n = from.len();
+    let out = &mut out[..n];
+    if n >= V {
+        let mut i = 0;
+        while i + V <= n {
+            out[i..i + V].copy_from_slice(&from[i..i + V]);
+            i += V;
+        }
+        // The rest overlaps what was written: the same values again.
+        out[n - V..].copy_from_slice(&from[n - V..]);
+        return;
+    }
+    for (out, &value) in out.iter_mut().zip(from) {
+        *out = value;
+    }
+}
+
+#[inline(always)]
+fn normalise(from: &[f32], scale: &[f32], shift: &[f32], relu: bool, out: &mut [f32]) {
+    let values = from.iter().zip(scale).zip(shift);
+    if relu {
+        for (out, ((x, scale), shift)) in out.iter_mut().zip(values) {
+            let value = x * scale + shift;
+            // Not `max`: a NaN has to stay visible.
+            *out = if value < 0.0 { 0.0 } else { value };
+        }
+    } else {
+        for (out, ((x, scale), shift)) in out.iter_mut().zip(values) {
+            *out = x * scale + shift;
+        }
+    }
+}
