@@ -12,6 +12,7 @@ mod files;
 pub mod graph;
 pub mod init;
 pub mod layout;
+pub mod onnx;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -1,0 +1,236 @@
+//! Nodes, initialisers, inputs and outputs of the ONNX graph.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::proto::{
+    AttributeProto, AttributeType, DataLocation, DataType, Dimension, DimensionProto, GraphProto, NodeProto,
+    StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+};
+use super::{INPUT, InputSize};
+use crate::weights::Dtype;
+use crate::{Error, Graph, Node, NodeId, Op, Result, Shape};
+
+/// Side of the image by which shapes are checked when the size is left open; every network of ours accepts it.
+const PROBE_SIDE: usize = 224;
+
+pub(super) struct Writer<'a> {
+    graph: Graph,
+    taps: Vec<&'a str>,
+    size: InputSize,
+    shapes: Vec<Shape>,
+    /// ONNX name of each node's result.
+    values: Vec<String>,
+    nodes: Vec<NodeProto>,
+    initialisers: Vec<TensorProto>,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(graph: &Graph, taps: &[&'a str], size: InputSize) -> Result<Writer<'a>> {
+        if let Some(tap) = taps.iter().enumerate().find_map(|(i, tap)| taps[..i].contains(tap).then_some(tap)) {
+            return Err(Error::Arch(format!("the tap `{tap}` is asked for twice")));
+        }
+        if taps.is_empty() || size.batch == Some(0) {
+            return Err(Error::Arch("a model needs at least one tap and one image".into()));
+        }
+        let graph = graph.keep_taps(taps)?;
+        let [height, width] = size.image.unwrap_or([PROBE_SIDE; 2]);
+        let shapes = graph.shapes(height, width)?;
+        let mut values: Vec<String> = graph.nodes().iter().map(|n| format!("{}/out", n.name)).collect();
+        values[graph.input().0] = INPUT.into();
+        let mut taken = HashMap::new();
+        for tap in taps {
+            let node = graph.tap(tap)?;
+            // Two taps of one node: the second becomes a copy, written in `finish`.
+            if node != graph.input() && taken.insert(node, tap).is_none() {
+                values[node.0] = (*tap).into();
+            }
+        }
+        Ok(Writer { graph, taps: taps.to_vec(), size, shapes, values, nodes: Vec::new(), initialisers: Vec::new() })
+    }
+
+    /// The part of the network that the taps need.
+    pub(super) fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Writes all nodes; `tensor` makes the initialiser of a name and shape.
+    pub(super) fn write(&mut self, tensor: impl Fn(&str, &[usize]) -> Result<TensorProto>) -> Result<()> {
+        for (index, node) in self.graph.nodes().to_vec().iter().enumerate() {
+            self.write_node(index, node, &tensor)?;
+        }
+        Ok(())
+    }
+
+    fn write_node(
+        &mut self,
+        index: usize,
+        node: &Node,
+        tensor: &impl Fn(&str, &[usize]) -> Result<TensorProto>,
+    ) -> Result<()> {
+        let mut inputs: Vec<String> = node.inputs.iter().map(|i| self.values[i.0].clone()).collect();
+        let mut weight = |writer: &mut Self, suffix: &str, shape: &[usize]| -> Result<()> {
+            let name = writer.initialise(tensor(&format!("{}.{suffix}", node.name), shape)?);
+            inputs.push(name);
+            Ok(())
+        };
+        let output = self.values[index].clone();
+        let (op_type, attributes) = match node.op {
+            Op::Input { .. } => return Ok(()),
+            Op::Conv2d { in_channels, out_channels, kernel, stride, padding, groups, bias } => {
+                weight(self, "weight", &[out_channels, in_channels / groups, kernel, kernel])?;
+                if bias {
+                    weight(self, "bias", &[out_channels])?;
+                }
+                let mut attributes = window(kernel, stride, padding);
+                attributes.push(ints("dilations", &[1, 1]));
+                attributes.push(int("group", groups));
+                ("Conv", attributes)
+            }
+            Op::BatchNorm { channels, eps, momentum } => {
+                for suffix in ["weight", "bias", "running_mean", "running_var"] {
+                    weight(self, suffix, &[channels])?;
+                }
+                // ONNX weighs the old statistics, PyTorch the new ones.
+                ("BatchNormalization", vec![float("epsilon", eps), float("momentum", 1.0 - momentum)])
+            }
+            Op::Relu => ("Relu", vec![]),
+            Op::Add => ("Add", vec![]),
+            Op::MaxPool { kernel, stride, padding } => ("MaxPool", window(kernel, stride, padding)),
+            Op::GlobalAvgPool => {
+                let pooled = format!("{}/pool", node.name);
+                self.push("GlobalAveragePool", &pooled, inputs, pooled.clone(), vec![]);
+                inputs = vec![pooled];
+                ("Flatten", vec![int("axis", 1)])
+            }
+            Op::Linear { in_features, out_features, bias } => {
+                weight(self, "weight", &[out_features, in_features])?;
+                if bias {
+                    weight(self, "bias", &[out_features])?;
+                }
+                ("Gemm", vec![int("transB", 1)])
+            }
+        };
+        self.push(op_type, &node.name, inputs, output, attributes);
+        Ok(())
+    }
+
+    /// Adds an initialiser; gives the name of its f32 value, which is that of a cast if it holds another type.
+    fn initialise(&mut self, tensor: TensorProto) -> String {
+        let name = tensor.name.clone().expect("initialisers are made with a name");
+        let is_f32 = tensor.data_type == Some(DataType::Float as i32);
+        self.initialisers.push(tensor);
+        if is_f32 {
+            return name;
+        }
+        let cast = format!("{name}/f32");
+        self.push("Cast", &cast, vec![name], cast.clone(), vec![int("to", DataType::Float as usize)]);
+        cast
+    }
+
+    fn push(&mut self, op: &str, name: &str, input: Vec<String>, output: String, attribute: Vec<AttributeProto>) {
+        let (name, op_type) = (Some(name.into()), Some(op.into()));
+        self.nodes.push(NodeProto { input, output: vec![output], name, op_type, attribute });
+    }
+
+    pub(super) fn finish(mut self) -> Result<GraphProto> {
+        let mut outputs = Vec::new();
+        for tap in self.taps.clone() {
+            let NodeId(node) = self.graph.tap(tap)?;
+            if self.values[node] != tap {
+                self.push("Identity", tap, vec![self.values[node].clone()], tap.into(), vec![]);
+            }
+            outputs.push(value_info(tap, self.dimensions(tap, self.shapes[node])));
+        }
+        let Shape::Map { channels, height, width } = self.shapes[0] else {
+            return Err(Error::Arch("the input is not an image".into()));
+        };
+        let input = value_info(INPUT, self.dimensions("", Shape::Map { channels, height, width }));
+        Ok(GraphProto {
+            node: self.nodes,
+            name: Some("backbone".into()),
+            initializer: self.initialisers,
+            input: vec![input],
+            output: outputs,
+        })
+    }
+
+    /// Dimensions of a value, open ones by name; those of the input (`tap` empty) are `height` and `width`.
+    fn dimensions(&self, tap: &str, shape: Shape) -> Vec<Dimension> {
+        let fixed = |n: usize| Dimension::Value(n as i64);
+        let open =
+            |what: &str| Dimension::Param(if tap.is_empty() { what.to_owned() } else { format!("{tap}_{what}") });
+        let batch = self.size.batch.map_or(Dimension::Param("batch".into()), fixed);
+        match shape {
+            Shape::Vector(features) => vec![batch, fixed(features)],
+            Shape::Map { channels, height, width } if self.size.image.is_some() => {
+                vec![batch, fixed(channels), fixed(height), fixed(width)]
+            }
+            Shape::Map { channels, .. } => vec![batch, fixed(channels), open("height"), open("width")],
+        }
+    }
+}
+
+pub(super) fn inline_tensor(name: &str, shape: &[usize], values: &[f32]) -> TensorProto {
+    let raw_data = Some(bytemuck::cast_slice(values).to_vec());
+    TensorProto { raw_data, ..described(name, shape, DataType::Float) }
+}
+
+/// A tensor whose values are the bytes `span` of the file that the runtime knows as `location`.
+pub(super) fn external_tensor(
+    name: &str,
+    shape: &[usize],
+    dtype: Dtype,
+    location: &str,
+    span: Range<usize>,
+) -> Result<TensorProto> {
+    let data_type = match dtype {
+        Dtype::F32 => DataType::Float,
+        Dtype::F16 => DataType::Float16,
+        Dtype::BF16 => DataType::Bfloat16,
+        Dtype::F64 => DataType::Double,
+        other => return Err(Error::Mismatch(format!("tensor `{name}` holds {other}, expected a floating-point type"))),
+    };
+    let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
+    Ok(TensorProto {
+        external_data: vec![
+            entry("location", location.into()),
+            entry("offset", span.start.to_string()),
+            entry("length", span.len().to_string()),
+        ],
+        data_location: Some(DataLocation::External as i32),
+        ..described(name, shape, data_type)
+    })
+}
+
+fn described(name: &str, shape: &[usize], data_type: DataType) -> TensorProto {
+    let dims = shape.iter().map(|d| *d as i64).collect();
+    TensorProto { dims, data_type: Some(data_type as i32), name: Some(name.into()), ..Default::default() }
+}
+
+fn value_info(name: &str, dimensions: Vec<Dimension>) -> ValueInfoProto {
+    let dim = dimensions.into_iter().map(|d| DimensionProto { value: Some(d) }).collect();
+    let tensor = TensorTypeProto { elem_type: Some(DataType::Float as i32), shape: Some(TensorShapeProto { dim }) };
+    ValueInfoProto { name: Some(name.into()), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
+}
+
+fn window(kernel: usize, stride: usize, padding: usize) -> Vec<AttributeProto> {
+    vec![ints("kernel_shape", &[kernel; 2]), ints("strides", &[stride; 2]), ints("pads", &[padding; 4])]
+}
+
+fn int(name: &str, value: usize) -> AttributeProto {
+    attribute(name, AttributeType::Int, AttributeProto { i: Some(value as i64), ..Default::default() })
+}
+
+fn ints(name: &str, values: &[usize]) -> AttributeProto {
+    let ints = values.iter().map(|v| *v as i64).collect();
+    attribute(name, AttributeType::Ints, AttributeProto { ints, ..Default::default() })
+}
+
+fn float(name: &str, value: f32) -> AttributeProto {
+    attribute(name, AttributeType::Float, AttributeProto { f: Some(value), ..Default::default() })
+}
+
+fn attribute(name: &str, kind: AttributeType, value: AttributeProto) -> AttributeProto {
+    AttributeProto { name: Some(name.into()), r#type: Some(kind as i32), ..value }
+}
