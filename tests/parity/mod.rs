@@ -1,0 +1,4 @@
+//! Recorded reference values.
+
+mod losses;
+mod traces;
