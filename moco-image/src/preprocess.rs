@@ -11,7 +11,7 @@ use crate::{Error, Filter, Image, Result, Scratch, augment::write_normalised};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PreprocessRule {
-    /// Channels the network reads: 1 or 3.
+    /// Channels the network reads.
     pub channels: usize,
     /// Bits a value of the source: 8, the only depth supported now.
     pub bit_depth: u8,
@@ -40,6 +40,8 @@ pub enum ChannelOrder {
     Rgb,
     /// One channel.
     Grey,
+    /// Any number of channels, in the order of the file or buffer.
+    Any,
 }
 
 /// What to do with an image whose number of channels is not the rule's.
@@ -111,6 +113,7 @@ impl PreprocessRule {
         let wanted = match self.channel_order {
             ChannelOrder::Rgb => 3,
             ChannelOrder::Grey => 1,
+            ChannelOrder::Any => self.channels.max(1),
         };
         if self.channels != wanted {
             return Err(Error::parameter(
@@ -119,13 +122,13 @@ impl PreprocessRule {
             ));
         }
         match (self.on_mismatch, self.channels) {
-            (ChannelMismatch::ReplicateGrey, 1) | (ChannelMismatch::ToGrey, 3) => {
+            (ChannelMismatch::Error, _) | (ChannelMismatch::ReplicateGrey, 3) | (ChannelMismatch::ToGrey, 1) => {}
+            _ => {
                 return Err(Error::parameter(
                     "preprocess.on_mismatch",
                     format!("{:?} cannot produce {} channels", self.on_mismatch, self.channels),
                 ));
             }
-            _ => {}
         }
         let sizes: &[usize] = match &self.resize {
             ResizeRule::None => &[],

@@ -63,7 +63,8 @@ pub fn probe(bytes: &[u8]) -> Result<ImageInfo> {
 /// - The EXIF orientation is ignored, as PIL ignores it until asked.
 /// - PNG: palettes become RGB, 1, 2 and 4 bits grey are scaled to 8, alpha is dropped without blending (as PIL's
 ///   `convert("RGB")`, `convert("L")`), interlaced files are read. 16 bits are refused, never silently cut.
-/// - JPEG: YCbCr and RGB become RGB; CMYK and YCCK are converted as PIL's `convert("RGB")`, `255 − min(255, c + k)`.
+/// - JPEG: YCbCr and RGB become RGB; CMYK and YCCK become RGB as `(255 − c)(255 − k) / 255`, as PIL's
+///   `convert("RGB")`. Values differ from libjpeg-turbo's (PIL's) by a grey level or two: its inverse DCT rounds elsewhere.
 ///
 /// # Errors
 /// [`Error::TooLarge`] above the limits, [`Error::Corrupt`] for truncated or contradictory files,

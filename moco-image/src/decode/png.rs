@@ -1,13 +1,87 @@
-//! PNG.
+//! PNG, by the `png` crate.
+
+use std::io::Cursor;
+
+use png::{BitDepth, ColorType, Decoder, Limits, Reader, Transformations};
 
 use super::{Format, ImageInfo};
 use crate::{Error, Image, Result};
 
 pub(super) fn probe(bytes: &[u8]) -> Result<ImageInfo> {
-    let _ = (bytes, Format::Png);
-    Err(Error::Unsupported("PNG is not read yet".into()))
+    // Signature, then IHDR: length 13, type, width, height, bit depth, colour type.
+    let header = bytes.get(8..26).ok_or_else(|| corrupt("it ends inside the header".into()))?;
+    if header[..8] != *b"\0\0\0\x0DIHDR" {
+        return Err(corrupt("the first chunk is not IHDR".into()));
+    }
+    let side = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let (width, height, bit_depth) = (side(8), side(12), header[16]);
+    if width == 0 || height == 0 || width > i32::MAX as u32 || height > i32::MAX as u32 {
+        return Err(corrupt(format!("a size of {width} × {height}")));
+    }
+    let channels = match header[17] {
+        0 | 4 => 1,
+        2 | 3 | 6 => 3,
+        other => return Err(corrupt(format!("colour type {other}"))),
+    };
+    Ok(ImageInfo { width: width as usize, height: height as usize, channels, bit_depth, format: Format::Png })
 }
 
-pub(super) fn decode_into(_bytes: &[u8], _info: &ImageInfo, _image: &mut Image) -> Result<()> {
-    Err(Error::Unsupported("PNG is not read yet".into()))
+pub(super) fn decode_into(bytes: &[u8], info: &ImageInfo, image: &mut Image) -> Result<()> {
+    if info.bit_depth == 16 {
+        return Err(Error::Unsupported(
+            "a PNG of 16 bits a value, which is not supported yet; convert it to 8 bits with the range you mean".into(),
+        ));
+    }
+    // Pixels are bounded by our own limits; this bounds what ancillary chunks may take.
+    let budget = 64 << 20;
+    let row_bytes = info.width.saturating_mul(8);
+    let limits = Limits { bytes: row_bytes.saturating_mul(4).saturating_add(budget) };
+    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), limits);
+    decoder.set_transformations(Transformations::EXPAND);
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
+    let mut reader = decoder.read_info().map_err(|e| corrupt(e.to_string()))?;
+    let (color, depth) = reader.output_color_type();
+    let decoded = match color {
+        ColorType::Grayscale => 1,
+        ColorType::GrayscaleAlpha => 2,
+        ColorType::Rgb => 3,
+        ColorType::Rgba => 4,
+        ColorType::Indexed => return Err(corrupt("a palette that could not be expanded".into())),
+    };
+    let header = reader.info();
+    if depth != BitDepth::Eight || header.width as usize != info.width || header.height as usize != info.height {
+        return Err(corrupt("two headers that disagree".into()));
+    }
+    // Expanded with alpha first, then alpha is dropped in place.
+    image.reshape(info.width, info.height, decoded)?;
+    read_frame(&mut reader, image.data_mut())?;
+    if decoded != info.channels {
+        drop_alpha(image.data_mut(), decoded, info.channels)?;
+        image.reshape(info.width, info.height, info.channels)?;
+    }
+    Ok(())
+}
+
+fn read_frame(reader: &mut Reader<Cursor<&[u8]>>, data: &mut [u8]) -> Result<()> {
+    if reader.output_buffer_size() != Some(data.len()) {
+        return Err(corrupt("a frame of another size than the header's".into()));
+    }
+    reader.next_frame(data).map_err(|e| corrupt(e.to_string()))?;
+    // The chunks after the pixels carry check sums too, and a file cut there is cut.
+    reader.finish().map_err(|e| corrupt(e.to_string()))
+}
+
+fn drop_alpha(data: &mut [u8], from: usize, to: usize) -> Result<()> {
+    if from != to + 1 {
+        return Err(corrupt(format!("{from} channels where {to} or {} were expected", to + 1)));
+    }
+    for pixel in 0..data.len() / from {
+        data.copy_within(pixel * from..pixel * from + to, pixel * to);
+    }
+    Ok(())
+}
+
+fn corrupt(reason: String) -> Error {
+    Error::Corrupt { format: "PNG", reason }
 }
