@@ -1,9 +1,277 @@
-//! Not written yet.
+//! Whole training steps against recordings of facebookresearch/moco: its v1 and v2 builder on one or more ranks, and
+//! its CIFAR-10 notebook.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use safetensors::SafeTensors;
+use moco_engine::BnGroups;
+use moco_engine::ops::{InfoNceInputs, SameImage, info_nce_logits, l2_normalise};
+use moco_models::FlatLayout;
+use moco_models::arch::{ArchSpec, Projector, Stem};
+use moco_train::objective::{KeyQueue, Moco, MocoConfig, MocoState, Sgd, Shuffle, Views};
+use moco_train::schedule::{Kind, Per, Schedule};
+use safetensors::{Dtype, SafeTensors};
 
-pub fn check(_file: &SafeTensors<'_>, _metadata: &HashMap<String, String>) -> Result<String, String> {
-    Err("not checked yet".into())
+use moco_tests::generator::{images_nhwc, parameters, uniform};
+
+type Metadata = HashMap<String, String>;
+
+/// Runs a trace of kind `moco_v1v2` or `moco_cifar_demo` and compares every group that the file holds.
+pub fn check(file: &SafeTensors<'_>, metadata: &Metadata) -> Result<String, String> {
+    let trace = Trace::read(file, metadata)?;
+    let got = trace.run(file)?;
+    trace.compare(file, &got)
+}
+
+struct Trace {
+    seed: String,
+    arch: ArchSpec,
+    config: MocoConfig,
+    capacity: usize,
+    dim: usize,
+    world: usize,
+    steps: u64,
+    sgd: Sgd,
+    schedule: Schedule,
+    float32_errors: BTreeMap<String, f64>,
+    is_demo: bool,
+}
+
+/// Values by the names that the file uses.
+type Values = BTreeMap<String, Vec<f64>>;
+
+impl Trace {
+    fn read(file: &SafeTensors<'_>, metadata: &Metadata) -> Result<Trace, String> {
+        let text = |key: &str| metadata.get(key).ok_or(format!("metadata lacks `{key}`"));
+        fn parse<T: serde::de::DeserializeOwned>(key: &str, text: &str) -> Result<T, String> {
+            serde_json::from_str(text).map_err(|e| format!("metadata `{key}` = {text}: {e}"))
+        }
+        let number = |key: &str| text(key).and_then(|t| parse::<f64>(key, t));
+        let count = |key: &str| text(key).and_then(|t| parse::<usize>(key, t));
+        let count_or = |key: &str, default| if metadata.contains_key(key) { count(key) } else { Ok(default) };
+        let flag = |key: &str| metadata.get(key).map_or(Ok(false), |t| parse::<bool>(key, t));
+        let word = |key: &str| text(key).and_then(|t| parse::<String>(key, t));
+        const KNOWN: [&str; 19] = [
+            "kind",
+            "seed",
+            "arch",
+            "batch",
+            "K",
+            "T",
+            "m",
+            "lr",
+            "wd",
+            "steps",
+            "world",
+            "cos",
+            "mlp",
+            "dim",
+            "size",
+            "symmetric",
+            "bn_splits",
+            "port",
+            "torch_float32_error",
+        ];
+        if let Some(unknown) = metadata.keys().find(|k| !KNOWN.contains(&k.as_str())) {
+            return Err(format!("metadata `{unknown}` is not understood; what it changes would go unnoticed"));
+        }
+
+        let is_demo = word("kind")? == "moco_cifar_demo";
+        let (world, dim, batch) = (count("world")?, count_or("dim", 128)?, count("batch")?);
+        let size = count_or("size", if is_demo { 32 } else { 224 })?;
+        let splits = count_or("bn_splits", 1)?;
+        let steps = count("steps")? as u64;
+        if file.tensor("loss").map_err(|e| e.to_string())?.shape() != [steps as usize] {
+            return Err("`loss` does not hold one value a step".into());
+        }
+        Ok(Trace {
+            seed: word("seed")?,
+            arch: ArchSpec {
+                stem: if is_demo { Stem::Cifar } else { Stem::ImageNet },
+                projector: if flag("mlp")? { Projector::Mlp { dim } } else { Projector::Linear { dim } },
+                ..ArchSpec::new(word("arch")?)
+            },
+            config: MocoConfig {
+                batch,
+                size: [size, size],
+                temperature: number("T")?,
+                key_momentum: number("m")?,
+                symmetric: flag("symmetric")?,
+                mask_same_image: false,
+                bn_groups: match (world, splits) {
+                    (1, 1) => BnGroups::Whole,
+                    (1, s) => BnGroups::Interleaved(s),
+                    (w, 1) => BnGroups::Ranks(w),
+                    _ => return Err("bn_splits on several ranks is not a thing of the reference".into()),
+                },
+            },
+            capacity: count("K")?,
+            dim,
+            world,
+            steps,
+            sgd: Sgd { lr: number("lr")?, momentum: 0.9, weight_decay: number("wd")? },
+            schedule: Schedule {
+                kind: if flag("cos")? { Kind::Cosine } else { Kind::Constant },
+                milestones: vec![],
+                factor: 1.0,
+                per: Per::Step,
+            },
+            float32_errors: parse("torch_float32_error", text("torch_float32_error")?)?,
+            is_demo,
+        })
+    }
+
+    fn run(&self, file: &SafeTensors<'_>) -> Result<Values, String> {
+        let graph = self.arch.build().map_err(|e| e.to_string())?;
+        let weights = parameters(&graph, &self.seed);
+        let queue = self.queue()?;
+        let state =
+            MocoState { key: weights.clone(), velocity: vec![0.0; weights.params.len()], query: weights, queue };
+        let first_queue = state.queue.clone();
+        let mut moco = Moco::new(&graph, self.config.clone(), state).map_err(|e| e.to_string())?;
+
+        let [height, width] = self.config.size;
+        let shape = [self.config.batch, self.arch.in_channels, height, width];
+        let images = vec![SameImage::NONE; self.config.batch];
+        let mut values = Values::new();
+        for step in 0..self.steps {
+            let view = |which| images_nhwc(&format!("{}/step{step}.{which}", self.seed), shape);
+            let (view_q, view_k) = (view("view_q"), view("view_k"));
+            let batch = Views { views: [&view_q, &view_k], images: &images };
+            let sgd = Sgd { lr: self.schedule.lr(self.sgd.lr, step, self.steps, 1), ..self.sgd };
+            let report = moco.step(&batch, &self.shuffles(file, step)?, &sgd).map_err(|e| e.to_string())?;
+            values.entry("loss".into()).or_default().push(report.loss);
+            values.entry("acc1".into()).or_default().push(report.accuracy);
+            if step == 0 {
+                summarise("step0.grad", &graph.parameter_layout(), moco.gradients(), &mut values);
+                if file.tensor("step0.logits.rank0").is_ok() {
+                    values.insert("step0.logits.rank0".into(), self.logits(&moco, &first_queue)?);
+                }
+            }
+        }
+
+        let state = moco.state();
+        for (name, weights) in [("final.q", state.query), ("final.k", state.key)] {
+            summarise(name, &graph.parameter_layout(), &weights.params, &mut values);
+            summarise(name, &graph.buffer_layout(), &weights.buffers, &mut values);
+        }
+        let transposed = transpose(state.queue.keys(), self.dim);
+        summary("final.queue", &transposed, &mut values);
+        values.insert("final.queue_ptr".into(), vec![state.queue.pointer() as f64]);
+        Ok(values)
+    }
+
+    /// The reference's `queue` is [dim, K] with normalised columns; ours holds one key a row.
+    fn queue(&self) -> Result<KeyQueue, String> {
+        let values = uniform(&format!("{}/queue", self.seed), self.dim * self.capacity);
+        let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
+        let mut keys = vec![0.0; values.len()];
+        l2_normalise(&transpose(&values, self.capacity), self.dim, &mut keys);
+        KeyQueue::from_parts(self.dim, keys, vec![SameImage::NONE; self.capacity], 0).map_err(|e| e.to_string())
+    }
+
+    /// The permutations that were drawn in this step: one per direction.
+    fn shuffles(&self, file: &SafeTensors<'_>, step: u64) -> Result<Vec<Shuffle>, String> {
+        let directions = self.config.directions() as u64;
+        (0..directions)
+            .map(|d| {
+                let demo = format!("perm{}", step * directions + d);
+                let name = if self.is_demo { demo } else { format!("step{step}.perm") };
+                let order = read(file, &name)?.into_iter().map(|v| v as usize).collect();
+                Shuffle::new(order).map_err(|e| format!("`{name}`: {e}"))
+            })
+            .collect()
+    }
+
+    /// First 17 logits of rank 0's queries in the first step.
+    fn logits(&self, moco: &Moco, queue: &KeyQueue) -> Result<Vec<f64>, String> {
+        let inputs = InfoNceInputs {
+            query: moco.embeddings(),
+            key: moco.keys(),
+            queue: queue.keys(),
+            dim: self.dim,
+            temperature: self.config.temperature as f32,
+            same_image: None,
+        };
+        let mut logits = vec![];
+        for row in 0..self.config.batch / self.world {
+            let mut first = vec![0.0; 17.min(1 + self.capacity)];
+            info_nce_logits(&inputs, row, &mut first).map_err(|e| e.to_string())?;
+            logits.extend(first.into_iter().map(f64::from));
+        }
+        Ok(logits)
+    }
+
+    /// Relative L2 error of each group against 10 × what PyTorch's own float32 does, or 1e-4.
+    fn compare(&self, file: &SafeTensors<'_>, got: &Values) -> Result<String, String> {
+        let mut groups: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+        let inputs = |name: &str| name.starts_with("perm") || name.ends_with(".perm");
+        for name in file.names().into_iter().filter(|n| !inputs(n)) {
+            let expected = read(file, name)?;
+            let got = got.get(name).ok_or(format!("`{name}` is in the file, and this test does not compute it"))?;
+            if got.len() != expected.len() {
+                return Err(format!("`{name}` has {} values, got {}", expected.len(), got.len()));
+            }
+            if name == "final.queue_ptr" {
+                if *got != expected {
+                    return Err(format!("`{name}` is {expected:?}, got {got:?}"));
+                }
+                continue;
+            }
+            let group = ["step0.grad", "step0.logits", "loss", "acc1", "final.queue", "final.q", "final.k"]
+                .into_iter()
+                .find(|g| name == *g || name.strip_prefix(g).is_some_and(|rest| rest.starts_with('.')))
+                .ok_or(format!("`{name}` belongs to no known group"))?;
+            let (error, norm) = groups.entry(group).or_default();
+            *error += got.iter().zip(&expected).map(|(g, e)| (g - e) * (g - e)).sum::<f64>();
+            *norm += expected.iter().map(|e| e * e).sum::<f64>();
+        }
+        if let Some(missing) = self.float32_errors.keys().find(|g| !groups.contains_key(g.as_str())) {
+            return Err(format!("the file has a bound for `{missing}` and nothing to compare"));
+        }
+        let (mut lines, mut failed) = (vec![], vec![]);
+        for (group, (error, norm)) in groups {
+            let relative = if error == 0.0 { 0.0 } else { (error / norm).sqrt() };
+            let torch = self.float32_errors.get(group).ok_or(format!("no torch_float32_error for `{group}`"))?;
+            let bound = (10.0 * torch).max(1e-4);
+            lines.push(format!("{group} {relative:.1e}"));
+            if relative.is_nan() || relative > bound {
+                failed.push(format!("{group}: relative error {relative:.2e}, allowed {bound:.2e}"));
+            }
+        }
+        if !failed.is_empty() {
+            return Err(format!("{} (all: {}); losses {:?}", failed.join("; "), lines.join(", "), got["loss"]));
+        }
+        Ok(format!("{} steps of {}: {}", self.steps, self.arch.name, lines.join(", ")))
+    }
+}
+
+fn summarise(prefix: &str, layout: &FlatLayout, values: &[f32], out: &mut Values) {
+    for (spec, range) in layout.iter() {
+        summary(&format!("{prefix}.{}", spec.name), &values[range], out);
+    }
+}
+
+/// `X.norm` and `X.sample` as the README of the recordings defines them.
+fn summary(name: &str, values: &[f32], out: &mut Values) {
+    let norm = values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
+    let count = values.len().min(16);
+    let sample = (0..count).map(|i| f64::from(values[i * values.len() / count])).collect();
+    out.insert(format!("{name}.norm"), vec![norm]);
+    out.insert(format!("{name}.sample"), sample);
+}
+
+/// [rows, width] → [width, rows].
+fn transpose(values: &[f32], width: usize) -> Vec<f32> {
+    let rows = values.len() / width;
+    (0..values.len()).map(|i| values[(i % rows) * width + i / rows]).collect()
+}
+
+pub(super) fn read(file: &SafeTensors<'_>, name: &str) -> Result<Vec<f64>, String> {
+    let tensor = file.tensor(name).map_err(|e| format!("`{name}`: {e}"))?;
+    let words = tensor.data().chunks_exact(8).map(|c| <[u8; 8]>::try_from(c).expect("chunks of eight"));
+    match tensor.dtype() {
+        Dtype::F64 => Ok(words.map(f64::from_le_bytes).collect()),
+        Dtype::I64 => Ok(words.map(|w| i64::from_le_bytes(w) as f64).collect()),
+        other => Err(format!("`{name}` has dtype {other:?}; f64 or i64 expected")),
+    }
 }

@@ -49,6 +49,18 @@ pub fn parameters(graph: &Graph, seed: &str) -> Weights {
     Weights { params: fill(&graph.parameter_layout()), buffers: fill(&graph.buffer_layout()) }
 }
 
+/// Images in PyTorch's order, 2 · uniform(name) [n, channels, height, width], as [n, height, width, channels].
+pub fn images_nhwc(name: &str, [n, channels, height, width]: [usize; 4]) -> Vec<f32> {
+    let nchw = uniform(name, n * channels * height * width);
+    let mut nhwc = vec![0.0; nchw.len()];
+    for (i, value) in nchw.iter().enumerate() {
+        let (image, rest) = (i / (channels * height * width), i % (channels * height * width));
+        let (channel, pixel) = (rest / (height * width), rest % (height * width));
+        nhwc[(image * height * width + pixel) * channels + channel] = (2.0 * value) as f32;
+    }
+    nhwc
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +84,14 @@ mod tests {
         assert!(close(&parameter("s", "bn.weight", &[4]), 0.1, 1.0, &u("bn.weight")));
         assert!(close(&parameter("s", "bn.bias", &[4]), 0.1, 0.0, &u("bn.bias")));
         assert!(close(&parameter("s", "fc.weight", &[2, 2]), 3f64.sqrt(), 0.0, &u("fc.weight")));
+    }
+
+    #[test]
+    fn images_are_transposed() {
+        let u = uniform("x", 2 * 3 * 2 * 2);
+        let got = images_nhwc("x", [2, 3, 2, 2]);
+        assert_eq!(got[1], (2.0 * u[4]) as f32);
+        assert_eq!(got[3], (2.0 * u[1]) as f32);
+        assert_eq!(got[12], (2.0 * u[12]) as f32);
     }
 }
