@@ -40,6 +40,12 @@ pub enum Error {
         /// The batch normalisation.
         node: String,
     },
+    /// The buffers do not fit into memory.
+    #[error("cannot allocate {bytes} bytes; use a smaller batch, smaller images or fewer taps")]
+    Memory {
+        /// Size of the buffer that did not fit.
+        bytes: usize,
+    },
     /// A call out of order, e.g. a backward pass without its forward pass.
     #[error("{0}")]
     State(String),

@@ -1,5 +1,7 @@
 //! What a plan is compiled for.
 
+use crate::kernels::BnGroups;
+
 /// How batch normalisation behaves and what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -10,22 +12,6 @@ pub enum Mode {
     /// Batch statistics, running statistics updated, everything kept that [`Plan::backward`](crate::Plan::backward)
     /// needs. For the encoder that learns.
     Train,
-}
-
-/// Which samples share batch statistics. Ignored in [`Mode::Eval`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BnGroups {
-    /// The whole batch.
-    Whole,
-    /// As on `w` GPUs without synchronised batch norm: `w` contiguous slices of the batch, each with its own
-    /// statistics. Where `n` is not divisible, the first `n % w` slices hold one sample more; with fewer samples than
-    /// ranks the last ranks are empty. The running statistics are those of rank 0, whose buffers DistributedDataParallel
-    /// broadcasts.
-    Ranks(usize),
-    /// `SplitBatchNorm` of the MoCo CIFAR-10 demo: sample `i` is in group `i % s`, because
-    /// `input.view(-1, C * s, H, W)` folds neighbouring samples into the channels. Each group moves its own copy of the
-    /// running statistics, and their mean is stored.
-    Interleaved(usize),
 }
 
 /// Sizes and options of a [`Plan`](crate::Plan).
@@ -39,7 +25,7 @@ pub struct PlanConfig {
     pub width: usize,
     /// What the plan is for.
     pub mode: Mode,
-    /// Which samples share batch statistics.
+    /// Which samples share batch statistics; unused in [`Mode::Eval`].
     pub bn_groups: BnGroups,
     /// Taps that can be read (and, in [`Mode::Train`], can receive gradients); empty = every tap of the graph. Each tap
     /// that is kept occupies memory until the next forward pass, so name only what is used.

@@ -1,12 +1,25 @@
 //! The static plan: a graph compiled for a batch, an image size and a mode.
 
+mod backward;
 mod config;
+mod forward;
+mod memory;
+mod program;
+#[cfg(test)]
+mod tests;
 
 use moco_models::{Graph, Shape};
 
+use crate::kernels::{Need, NormShape};
 use crate::{CpuKernels, Error, Kernels, Result};
+use memory::Memory;
+use program::{Norm, Program, Step, ValueId};
 
-pub use config::{BnGroups, MemoryEstimate, Mode, PlanConfig};
+pub use crate::kernels::BnGroups;
+pub use config::{MemoryEstimate, Mode, PlanConfig};
+
+/// Longest side of an image.
+const MAX_SIDE: usize = 1 << 16;
 
 /// A network ready to run: fused steps in order and every buffer they need.
 ///
@@ -18,8 +31,8 @@ pub use config::{BnGroups, MemoryEstimate, Mode, PlanConfig};
 /// let graph = ArchSpec { width: 0.125, ..ArchSpec::new("resnet18") }.build()?;
 /// let params = vec![0.1; graph.parameter_layout().len()];
 /// let mut buffers = vec![1.0; graph.buffer_layout().len()];
-/// let mut plan = Plan::compile(&graph, &PlanConfig::new(2, 32, 32, Mode::Train).with_taps(&["pooled"]))?;
-/// plan.forward(&params, &mut buffers, &vec![0.5; 2 * 32 * 32 * 3], 2)?;
+/// let mut plan = Plan::compile(&graph, &PlanConfig::new(2, 64, 64, Mode::Train).with_taps(&["pooled"]))?;
+/// plan.forward(&params, &mut buffers, &vec![0.5; 2 * 64 * 64 * 3], 2)?;
 /// assert_eq!(plan.output("pooled")?.len(), 2 * 64);
 ///
 /// let mut gradients = vec![0.0; params.len()];
@@ -27,7 +40,34 @@ pub use config::{BnGroups, MemoryEstimate, Mode, PlanConfig};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Plan<K: Kernels = CpuKernels> {
+    config: PlanConfig,
+    program: Program,
+    memory: Memory,
+    estimate: MemoryEstimate,
     kernels: K,
+    /// One per slot of [`Memory`]; taken out while a step writes it.
+    slots: Vec<Option<K::Buffer>>,
+    /// One per batch normalisation.
+    stats: Vec<K::Buffer>,
+    /// One per max pooling.
+    indices: Vec<K::Bytes>,
+    /// Whether a value's gradient has received something in this backward pass.
+    present: Vec<bool>,
+    state: State,
+}
+
+/// What the buffers hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Empty,
+    /// The last forward pass of `n` images, ready for a backward pass in [`Mode::Train`].
+    Forward {
+        n: usize,
+    },
+    /// Only the taps of the last forward pass of `n` images.
+    Taps {
+        n: usize,
+    },
 }
 
 impl Plan {
@@ -35,10 +75,9 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Graph`] where the image does not fit the network or a tap does not exist, [`Error::Config`] for a batch
-    /// or a number of groups of 0.
+    /// or a number of groups of 0, [`Error::Memory`] if the buffers do not fit.
     pub fn compile(graph: &Graph, config: &PlanConfig) -> Result<Plan> {
-        let _ = (graph, config);
-        Err(not_yet())
+        Plan::compile_with(graph, config, CpuKernels::default())
     }
 
     /// What [`Plan::compile`] would allocate, without allocating it.
@@ -46,63 +85,137 @@ impl Plan {
     /// # Errors
     /// As [`Plan::compile`].
     pub fn estimate(graph: &Graph, config: &PlanConfig) -> Result<MemoryEstimate> {
-        let _ = (graph, config);
-        Err(not_yet())
+        let (program, memory) = lay_out(graph, config)?;
+        Ok(announce(&program, &memory, config, &mut CpuKernels::default()))
     }
 }
 
 impl<K: Kernels> Plan<K> {
-    /// Runs the network on `n` images.
-    /// - `params`, `buffers`: flat, in the graph's layouts; `buffers` (running statistics) change in
-    ///   [`Mode::Momentum`] and [`Mode::Train`].
-    /// - `images` [n, height, width, channels], normalised.
+    /// Compiles `graph` for these kernels and allocates its buffers.
     ///
     /// # Errors
-    /// [`Error::Batch`], [`Error::Length`], or [`Error::OneValuePerChannel`]; nothing has changed then.
-    pub fn forward(&mut self, params: &K::View, buffers: &mut K::View, images: &K::View, n: usize) -> Result<()> {
-        let _ = (params, buffers, images, n, &self.kernels);
-        Err(not_yet())
+    /// As [`Plan::compile`].
+    pub fn compile_with(graph: &Graph, config: &PlanConfig, mut kernels: K) -> Result<Plan<K>> {
+        let (program, memory) = lay_out(graph, config)?;
+        let estimate = announce(&program, &memory, config, &mut kernels);
+        kernels.allocate_workspace()?;
+        let slots = memory.slots.iter().map(|&len| kernels.buffer(len).map(Some)).collect::<Result<_>>()?;
+        let stats = program.norms.iter().map(|n| kernels.buffer(K::norm_stats_len(&n.shape))).collect::<Result<_>>()?;
+        let indices = match config.mode {
+            Mode::Train => program.indices.iter().map(|&len| kernels.bytes(len)).collect::<Result<_>>()?,
+            Mode::Eval | Mode::Momentum => vec![],
+        };
+        let present = vec![false; program.values.len()];
+        let (config, state) = (config.clone(), State::Empty);
+        Ok(Plan { config, program, memory, estimate, kernels, slots, stats, indices, present, state })
     }
 
     /// A tap of the last forward pass, NHWC, for the `n` images it was given.
     ///
     /// # Errors
-    /// [`Error::Graph`] if the plan has no such tap, [`Error::State`] before the first forward pass.
+    /// [`Error::Config`] if the plan has no such tap, [`Error::State`] before the first forward pass.
     pub fn output(&self, tap: &str) -> Result<&K::View> {
-        let _ = tap;
-        Err(not_yet())
+        let value = self.tap(tap)?;
+        match self.state {
+            State::Empty => Err(Error::State(format!("there is no forward pass whose `{tap}` could be read"))),
+            State::Forward { n } | State::Taps { n } => Ok(self.read(value, n)),
+        }
     }
 
     /// Shape of a tap for one image.
     ///
     /// # Errors
-    /// [`Error::Graph`] if the plan has no such tap.
+    /// [`Error::Config`] if the plan has no such tap.
     pub fn output_shape(&self, tap: &str) -> Result<Shape> {
-        let _ = tap;
-        Err(not_yet())
+        Ok(self.program.values[self.tap(tap)?].shape)
     }
 
-    /// Gradients of the parameters after a forward pass in [`Mode::Train`].
-    /// - `params`: those of the forward pass.
-    /// - `d_taps`: gradients of the loss with respect to taps, each like the tap's output; taps left out have none.
-    /// - `gradients`: flat, in the order of `params`; overwritten (0 where no gradient arrives).
-    ///
-    /// A forward pass serves one backward pass: its buffers are reused on the way.
-    ///
-    /// # Errors
-    /// [`Error::State`] without a forward pass in [`Mode::Train`], [`Error::Graph`] for an unknown tap,
-    /// [`Error::Length`].
-    pub fn backward(&mut self, params: &K::View, d_taps: &[(&str, &K::View)], gradients: &mut K::View) -> Result<()> {
-        let _ = (params, d_taps, gradients);
-        Err(not_yet())
+    /// What the plan was compiled for.
+    pub fn config(&self) -> &PlanConfig {
+        &self.config
     }
 
     /// Bytes of all buffers.
     pub fn memory_bytes(&self) -> usize {
-        0
+        self.estimate.total()
+    }
+
+    fn tap(&self, name: &str) -> Result<ValueId> {
+        self.program.taps.iter().find(|(tap, _)| tap == name).map(|(_, value)| *value).ok_or_else(|| {
+            let known: Vec<_> = self.program.taps.iter().map(|(tap, _)| tap.as_str()).collect();
+            Error::Config(format!("the plan keeps no tap `{name}`; it was compiled for {}", known.join(", ")))
+        })
+    }
+
+    /// The memory of a value (or of what its unwritten normalisation reads) of `n` images.
+    fn read(&self, value: ValueId, n: usize) -> &K::View {
+        read::<K>(&self.program, &self.memory, &self.slots, value, n)
+    }
+
+    /// Takes a slot out, to be written while others are read.
+    fn take(&mut self, slot: usize) -> K::Buffer {
+        self.slots[slot].take().expect("a step writes no slot twice at once")
+    }
+
+    fn put_back(&mut self, slot: usize, buffer: K::Buffer) {
+        self.slots[slot] = Some(buffer);
     }
 }
 
-fn not_yet() -> Error {
-    Error::State("the plan is not written yet".into())
+/// [`Plan::read`] beside borrowed kernels.
+fn read<'a, K: Kernels>(
+    program: &Program,
+    memory: &Memory,
+    slots: &'a [Option<K::Buffer>],
+    value: ValueId,
+    n: usize,
+) -> &'a K::View
+where
+    K: 'a,
+{
+    let stored = program.stored(value);
+    let slot = memory.value[stored].expect("a stored value has a slot");
+    K::view(slots[slot].as_ref().expect("no step reads the slot it writes"), n * program.sample_len(stored))
+}
+
+fn lay_out(graph: &Graph, config: &PlanConfig) -> Result<(Program, Memory)> {
+    if config.batch == 0 {
+        return Err(Error::Config("a plan needs a batch of at least 1".into()));
+    }
+    if config.bn_groups.count() == 0 {
+        return Err(Error::Config("batch statistics need at least 1 group".into()));
+    }
+    if config.height.max(config.width) > MAX_SIDE {
+        let (h, w) = (config.height, config.width);
+        return Err(Error::Config(format!("images of {h}×{w} are larger than {MAX_SIDE}×{MAX_SIDE}")));
+    }
+    let program = Program::build(graph, config)?;
+    let memory = Memory::assign(&program, config);
+    Ok((program, memory))
+}
+
+/// Tells the kernels every step and adds up what all will need.
+fn announce<K: Kernels>(program: &Program, memory: &Memory, config: &PlanConfig, kernels: &mut K) -> MemoryEstimate {
+    let train = config.mode == Mode::Train;
+    for step in &program.steps {
+        match step {
+            Step::Conv { shape, .. } => kernels.expect(&Need::Conv(*shape), train),
+            Step::Linear { shape, .. } => kernels.expect(&Need::Linear(*shape), train),
+            Step::Stats { norm, .. } => kernels.expect(&Need::Norm(program.norms[*norm].shape), train),
+            _ => {}
+        }
+    }
+    let stats: usize = program.norms.iter().map(|n| K::norm_stats_len(&n.shape)).sum();
+    let indices: usize = if train { program.indices.iter().sum() } else { 0 };
+    MemoryEstimate {
+        activations: memory.slots.iter().map(|len| len * size_of::<f32>()).sum(),
+        workspace: kernels.workspace_bytes() + stats * size_of::<f32>() + indices,
+    }
+}
+
+/// The same normalisation on `n` images.
+fn norm_shape(norm: &Norm, n: usize) -> NormShape {
+    let mut shape = norm.shape;
+    shape.map.n = n;
+    shape
 }

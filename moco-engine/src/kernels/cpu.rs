@@ -1,0 +1,329 @@
+//! [`Kernels`] on the CPU: f32, all threads of rayon's current pool, the same result whatever their number.
+
+use rayon::prelude::*;
+
+use super::conv::{self, ConvShape, Packed, Pass};
+use super::norm::{Added, Masked};
+use super::*;
+
+/// Values per piece of an elementwise step.
+const PIECE: usize = 1 << 14;
+
+/// The CPU: f32, all cores through rayon's current thread pool.
+#[derive(Default)]
+pub struct CpuKernels {
+    needs: Needs,
+    /// Sums of the blocks of one normalisation.
+    block_sums: Vec<f32>,
+    /// Sum and sum of squares of each image of the last convolution that was asked for them.
+    image_sums: Vec<f64>,
+    /// Per-channel sums of one group.
+    merge: Vec<f64>,
+    /// Group of each image of the batch that the last convolution read.
+    image_group: Vec<u32>,
+}
+
+/// Largest scratch of all announced steps, in values.
+#[derive(Clone, Copy, Default)]
+struct Needs {
+    block_sums: usize,
+    image_sums: usize,
+    merge: usize,
+    images: usize,
+}
+
+impl Kernels for CpuKernels {
+    type Buffer = Vec<f32>;
+    type View = [f32];
+    type Bytes = Vec<u8>;
+
+    fn buffer(&self, len: usize) -> Result<Vec<f32>> {
+        zeroed(len)
+    }
+
+    fn bytes(&self, len: usize) -> Result<Vec<u8>> {
+        zeroed(len)
+    }
+
+    fn view(buffer: &Vec<f32>, len: usize) -> &[f32] {
+        &buffer[..len]
+    }
+
+    fn view_mut(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+        &mut buffer[..len]
+    }
+
+    fn len(view: &[f32]) -> usize {
+        view.len()
+    }
+
+    fn expect(&mut self, need: &Need, _backward: bool) {
+        let needs = &mut self.needs;
+        match need {
+            Need::Conv(shape) => {
+                needs.image_sums = needs.image_sums.max(2 * shape.n * shape.c_out);
+                needs.images = needs.images.max(shape.n);
+            }
+            Need::Norm(shape) => {
+                needs.block_sums = needs.block_sums.max(norm::sums_len(shape));
+                needs.merge = needs.merge.max(norm::merge_len(shape));
+            }
+            Need::Linear(_) => {}
+        }
+    }
+
+    fn workspace_bytes(&self) -> usize {
+        let n = &self.needs;
+        4 * n.block_sums + 8 * (n.image_sums + n.merge) + 4 * n.images
+    }
+
+    fn allocate_workspace(&mut self) -> Result<()> {
+        self.block_sums = zeroed(self.needs.block_sums)?;
+        self.image_sums = zeroed(self.needs.image_sums)?;
+        self.merge = zeroed(self.needs.merge)?;
+        self.image_group = zeroed(self.needs.images)?;
+        Ok(())
+    }
+
+    fn copy(&mut self, from: &[f32], to: &mut [f32]) {
+        to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| to.copy_from_slice(from));
+    }
+
+    fn add_assign(&mut self, from: &[f32], to: &mut [f32]) {
+        to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| add_to(from, to));
+    }
+
+    fn zero(&mut self, view: &mut [f32], offset: usize, len: usize) {
+        view[offset..][..len].fill(0.0);
+    }
+
+    fn conv_forward(
+        &mut self,
+        shape: &ConvShape,
+        input: ConvInput<'_, Self>,
+        params: &[f32],
+        at: Offsets,
+        sums: bool,
+        y: &mut [f32],
+    ) {
+        let mut packed = Packed::new(shape, Pass::Forward);
+        packed.pack(&params[at.weight..][..shape.weight_len()]);
+        let norm = input_norm(&input, shape, &mut self.image_group);
+        let epilogue = conv::Epilogue {
+            stats: sums.then(|| &mut self.image_sums[..2 * shape.n * shape.c_out]),
+            bias: at.bias.map(|bias| &params[bias..][..shape.c_out]),
+            ..Default::default()
+        };
+        conv::forward(shape, input.x, &packed, y, norm.as_ref(), epilogue);
+    }
+
+    fn conv_backward_params(
+        &mut self,
+        shape: &ConvShape,
+        input: ConvInput<'_, Self>,
+        dy: &[f32],
+        at: Offsets,
+        gradients: &mut [f32],
+    ) {
+        let norm = input_norm(&input, shape, &mut self.image_group);
+        let weight = &mut gradients[at.weight..][..shape.weight_len()];
+        conv::backward_weights(shape, input.x, dy, weight, norm.as_ref());
+        if let Some(bias) = at.bias {
+            linear::column_sums(dy, &mut gradients[bias..][..shape.c_out]);
+        }
+    }
+
+    fn conv_backward_data(
+        &mut self,
+        shape: &ConvShape,
+        dy: &[f32],
+        params: &[f32],
+        at: Offsets,
+        dx: &mut [f32],
+        accumulate: bool,
+    ) {
+        let mut packed = Packed::new(shape, Pass::BackwardData);
+        packed.pack(&params[at.weight..][..shape.weight_len()]);
+        conv::backward_data(shape, dy, &packed, dx, accumulate);
+    }
+
+    fn norm_stats_len(shape: &NormShape) -> usize {
+        norm::stats_len(shape)
+    }
+
+    fn norm_batch_stats(
+        &mut self,
+        shape: &NormShape,
+        z: &[f32],
+        summed: bool,
+        params: &[f32],
+        at: NormOffsets,
+        buffers: &mut [f32],
+        stats: &mut Vec<f32>,
+    ) {
+        if summed {
+            let sums = &self.image_sums[..2 * shape.map.n * shape.map.channels];
+            norm::batch_stats_from_images(shape, sums, params, at, buffers, stats, &mut self.merge);
+        } else {
+            norm::batch_stats(shape, z, params, at, buffers, stats, &mut self.block_sums, &mut self.merge);
+        }
+    }
+
+    fn norm_running_stats(
+        &mut self,
+        shape: &NormShape,
+        params: &[f32],
+        at: NormOffsets,
+        buffers: &[f32],
+        stats: &mut Vec<f32>,
+    ) {
+        norm::running_stats(shape, params, at, buffers, stats);
+    }
+
+    fn norm_apply(
+        &mut self,
+        shape: &NormShape,
+        z: Option<&[f32]>,
+        stats: &Vec<f32>,
+        residual: Residual<'_, Self>,
+        relu: bool,
+        y: &mut [f32],
+    ) {
+        let added = match residual {
+            Residual::None => Added::Nothing,
+            Residual::Map(map) => Added::Map(map),
+            Residual::Norm { z, stats } => Added::Norm { z, stats },
+        };
+        norm::apply(shape, z, stats, added, relu, y);
+    }
+
+    fn norm_backward_reduce(
+        &mut self,
+        shape: &NormShape,
+        z: &[f32],
+        stats: &mut Vec<f32>,
+        mask: Mask<'_, Self>,
+        dy: &mut [f32],
+        at: NormOffsets,
+        gradients: &mut [f32],
+    ) {
+        let masked = match mask {
+            Mask::None => Masked::No,
+            Mask::Recompute => Masked::Recompute,
+            Mask::Output(y) => Masked::Output(y),
+        };
+        norm::backward_reduce(shape, z, stats, masked, dy, at, gradients, &mut self.block_sums, &mut self.merge);
+    }
+
+    fn norm_backward_apply(
+        &mut self,
+        shape: &NormShape,
+        z: &[f32],
+        stats: &Vec<f32>,
+        recompute_mask: bool,
+        dy: Option<&[f32]>,
+        dz: &mut [f32],
+        accumulate: bool,
+    ) {
+        norm::backward_apply(shape, z, stats, recompute_mask, dy, dz, accumulate);
+    }
+
+    fn relu(&mut self, x: Option<&[f32]>, y: &mut [f32]) {
+        y.par_chunks_mut(PIECE).enumerate().for_each(|(i, y)| match x {
+            None => y.iter_mut().for_each(|y| *y = rows::clamp(*y)),
+            Some(x) => y.iter_mut().zip(&x[i * PIECE..]).for_each(|(y, x)| *y = rows::clamp(*x)),
+        });
+    }
+
+    fn relu_mask(&mut self, y: &[f32], dy: &mut [f32]) {
+        dy.par_chunks_mut(PIECE).zip(y.par_chunks(PIECE)).for_each(|(dy, y)| {
+            for (dy, y) in dy.iter_mut().zip(y) {
+                *dy = if *y > 0.0 { *dy } else { 0.0 };
+            }
+        });
+    }
+
+    fn add(&mut self, a: Option<&[f32]>, b: &[f32], relu: bool, y: &mut [f32]) {
+        y.par_chunks_mut(PIECE).zip(b.par_chunks(PIECE)).enumerate().for_each(|(i, (y, b))| {
+            match a {
+                None => add_to(b, y),
+                Some(a) => y.iter_mut().zip(&a[i * PIECE..]).zip(b).for_each(|((y, a), b)| *y = a + b),
+            }
+            if relu {
+                y.iter_mut().for_each(|y| *y = rows::clamp(*y));
+            }
+        });
+    }
+
+    fn max_pool(&mut self, shape: &PoolShape, x: &[f32], y: &mut [f32], index: Option<&mut Vec<u8>>) {
+        pool::max_pool(shape, x, y, index.map(Vec::as_mut_slice));
+    }
+
+    fn max_pool_backward(&mut self, shape: &PoolShape, dy: &[f32], index: &Vec<u8>, dx: &mut [f32], accumulate: bool) {
+        pool::max_pool_backward(shape, dy, index, dx, accumulate);
+    }
+
+    fn mean_pool(&mut self, shape: &MapShape, x: &[f32], y: &mut [f32]) {
+        pool::mean_pool(shape, x, y);
+    }
+
+    fn mean_pool_backward(&mut self, shape: &MapShape, dy: &[f32], dx: &mut [f32], accumulate: bool) {
+        pool::mean_pool_backward(shape, dy, dx, accumulate);
+    }
+
+    fn linear(&mut self, shape: &LinearShape, x: &[f32], params: &[f32], at: Offsets, relu: bool, y: &mut [f32]) {
+        linear::forward(shape, x, params, at, relu, y);
+    }
+
+    fn linear_backward_params(
+        &mut self,
+        shape: &LinearShape,
+        x: &[f32],
+        dy: &[f32],
+        at: Offsets,
+        gradients: &mut [f32],
+    ) {
+        linear::backward_params(shape, x, dy, at, gradients);
+    }
+
+    fn linear_backward_data(
+        &mut self,
+        shape: &LinearShape,
+        dy: &[f32],
+        params: &[f32],
+        at: Offsets,
+        dx: &mut [f32],
+        accumulate: bool,
+    ) {
+        linear::backward_data(shape, dy, params, at, dx, accumulate);
+    }
+}
+
+fn input_norm<'a>(
+    input: &ConvInput<'a, CpuKernels>,
+    shape: &ConvShape,
+    image_group: &'a mut [u32],
+) -> Option<conv::InputNorm<'a>> {
+    let norm = input.norm.as_ref()?;
+    for (i, group) in image_group[..shape.n].iter_mut().enumerate() {
+        *group = norm.shape.groups.group_of(i, shape.n) as u32;
+    }
+    let (scale, shift) = norm::scale_and_shift(norm.shape, norm.stats);
+    Some(conv::InputNorm { scale, shift, group_of_image: &image_group[..shape.n], relu: norm.relu })
+}
+
+/// A vector of zeros whose failure to fit into memory is an error, not an abort.
+fn zeroed<T: bytemuck::Zeroable + Clone>(len: usize) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| crate::Error::Memory { bytes: len.saturating_mul(size_of::<T>()) })?;
+    values.resize(len, T::zeroed());
+    Ok(values)
+}
+
+simd::multiversion! {
+    fn add_to(from: &[f32], to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to += from;
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! One source, compiled for several instruction sets and chosen at run time: a portable build is as fast as a native one.
+
+/// Instruction sets the loops of this crate are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// What every CPU of the target has.
+    Baseline,
+    /// 256-bit vectors with fused multiply-add.
+    Avx2,
+    /// 512-bit vectors.
+    Avx512,
+}
+
+/// The best level of this CPU; the standard library caches the answer.
+#[inline]
+pub(crate) fn level() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+        {
+            return Level::Avx512;
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return Level::Avx2;
+        }
+    }
+    Level::Baseline
+}
+
+/// Defines a function whose body is compiled once per [`Level`]. The body must not depend on fused multiply-add
+/// (plain Rust never fuses), so that every level gives the same bits.
+macro_rules! multiversion {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+        $(#[$meta])*
+        #[expect(clippy::allow_attributes, reason = "not every expansion has many arguments")]
+        #[allow(clippy::too_many_arguments, reason = "the operands of one loop")]
+        $vis fn $name($($arg: $ty),*) {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments, reason = "the operands of one loop")]
+            fn body($($arg: $ty),*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+            #[allow(clippy::too_many_arguments, reason = "the operands of one loop")]
+            fn avx512($($arg: $ty),*) {
+                body($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            #[allow(clippy::too_many_arguments, reason = "the operands of one loop")]
+            fn avx2($($arg: $ty),*) {
+                body($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            match $crate::kernels::simd::level() {
+                #[expect(unsafe_code, reason = "calls a function compiled for more than the target's baseline")]
+                // SAFETY: `level` has found every feature the function is compiled for on this CPU.
+                $crate::kernels::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                #[expect(unsafe_code, reason = "calls a function compiled for more than the target's baseline")]
+                // SAFETY: as above.
+                $crate::kernels::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                $crate::kernels::simd::Level::Baseline => {}
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use multiversion;

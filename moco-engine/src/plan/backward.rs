@@ -1,0 +1,197 @@
+//! Running a plan backward.
+
+use super::memory::gets_gradient;
+use super::program::{Join, Step, ValueId};
+use super::{Mode, Plan, State, norm_shape, read};
+use crate::kernels::{ConvInput, InputNorm, LinearShape, MapShape, Mask, PoolShape};
+use crate::{Error, Kernels, Result};
+
+impl<K: Kernels> Plan<K> {
+    /// Gradients of the parameters after a forward pass in [`Mode::Train`].
+    /// - `params`: those of the forward pass.
+    /// - `d_taps`: gradients of the loss with respect to taps, each like the tap's output; taps left out have none.
+    /// - `gradients`: flat, in the order of `params`; overwritten (0 where no gradient arrives).
+    ///
+    /// A forward pass serves one backward pass: its buffers are reused on the way. The taps stay readable.
+    ///
+    /// # Errors
+    /// [`Error::State`] without a forward pass in [`Mode::Train`], [`Error::Config`] for an unknown tap,
+    /// [`Error::Length`].
+    pub fn backward(&mut self, params: &K::View, d_taps: &[(&str, &K::View)], gradients: &mut K::View) -> Result<()> {
+        let n = match self.state {
+            State::Forward { n } if self.config.mode == Mode::Train => n,
+            State::Taps { .. } => {
+                return Err(Error::State("the forward pass has had its backward pass; run another first".into()));
+            }
+            _ => return Err(Error::State("a backward pass needs a forward pass in Mode::Train".into())),
+        };
+        Error::check_len("parameters", self.program.params_len, K::len(params))?;
+        Error::check_len("gradients", self.program.params_len, K::len(gradients))?;
+        for (tap, d_tap) in d_taps {
+            let len = n * self.program.sample_len(self.tap(tap)?);
+            Error::check_len(&format!("gradient of `{tap}`"), len, K::len(d_tap))?;
+        }
+
+        self.state = State::Taps { n };
+        self.kernels.zero(gradients, 0, self.program.params_len);
+        self.present.fill(false);
+        for t in (0..self.program.steps.len()).rev() {
+            let step = self.program.steps[t];
+            if !gets_gradient(&self.program, &step) {
+                continue;
+            }
+            let y = self.program.output(&step).expect("a step with a gradient has an output");
+            for (tap, d_tap) in d_taps {
+                if self.tap(tap)? == y {
+                    self.contribute(y, n, |kernels, dy, accumulate| match accumulate {
+                        true => kernels.add_assign(d_tap, dy),
+                        false => kernels.copy(d_tap, dy),
+                    });
+                }
+            }
+            if self.present[y] {
+                self.differentiate(step, y, params, gradients, n);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets `write` write the gradient of `value`, or add to it if something has arrived before.
+    fn contribute(&mut self, value: ValueId, n: usize, write: impl FnOnce(&mut K, &mut K::View, bool)) {
+        let slot = self.memory.gradient[value].expect("a value that needs a gradient has a slot for it");
+        let mut buffer = self.take(slot);
+        let view = K::view_mut(&mut buffer, n * self.program.sample_len(value));
+        write(&mut self.kernels, view, self.present[value]);
+        self.put_back(slot, buffer);
+        self.present[value] = true;
+    }
+
+    fn differentiate(&mut self, step: Step, y: ValueId, params: &K::View, gradients: &mut K::View, n: usize) {
+        let slot = self.memory.gradient[y].expect("a present gradient has a slot");
+        let mut buffer = self.take(slot);
+        let dy = K::view_mut(&mut buffer, n * self.program.sample_len(y));
+        self.parameter_gradients(step, dy, gradients, n);
+        // Every target but the heir reads the gradient of the output; the heir then takes it over.
+        let mut heir = None;
+        for i in 0..2 {
+            let Some((x, inherits)) = self.target(&step, i, slot) else { continue };
+            if inherits {
+                heir = Some((x, i));
+            } else {
+                self.input_gradient(step, i, x, dy, params, n);
+            }
+        }
+        if let Some((x, i)) = heir {
+            self.inherit(step, i, dy, n);
+            self.present[x] = true;
+        }
+        self.put_back(slot, buffer);
+    }
+
+    /// The `i`-th target of a step that needs a gradient, and whether it inherits the output's.
+    fn target(&self, step: &Step, i: usize, slot: usize) -> Option<(ValueId, bool)> {
+        let (x, _) = self.program.gradient_targets(step).nth(i)?;
+        self.program.values[x].needs_gradient.then(|| (x, self.memory.gradient[x] == Some(slot)))
+    }
+
+    /// Masks `dy` by the step's ReLU where that has to be written, and computes the gradients of the step's parameters.
+    fn parameter_gradients(&mut self, step: Step, dy: &mut K::View, gradients: &mut K::View, n: usize) {
+        let Plan { program, memory, slots, stats, kernels, .. } = self;
+        let value = |v| read::<K>(program, memory, slots, v, n);
+        match step {
+            Step::Conv { x, shape, at, .. } => {
+                let norm = program.values[x].unwritten.map(|u| (norm_shape(&program.norms[u.norm], n), u));
+                let norm = norm.as_ref().map(|(shape, u)| InputNorm { shape, stats: &stats[u.norm], relu: u.relu });
+                kernels.conv_backward_params(&shape.with_n(n), ConvInput { x: value(x), norm }, dy, at, gradients);
+            }
+            Step::Linear { x, y, shape, at, relu } => {
+                if relu {
+                    kernels.relu_mask(value(y), dy);
+                }
+                kernels.linear_backward_params(&LinearShape { n, ..shape }, value(x), dy, at, gradients);
+            }
+            Step::Apply { norm, join, relu, y } => {
+                let mask = match (relu, join) {
+                    (false, _) => Mask::None,
+                    (true, Join::Nothing) => Mask::Recompute,
+                    (true, Join::Value(_) | Join::Norm(_)) => Mask::Output(value(y)),
+                };
+                let first = &program.norms[norm];
+                let (shape, z) = (norm_shape(first, n), value(first.z));
+                kernels.norm_backward_reduce(&shape, z, &mut stats[norm], mask, dy, first.at, gradients);
+                if let Join::Norm(other) = join {
+                    let second = &program.norms[other];
+                    let (shape, z) = (norm_shape(second, n), value(second.z));
+                    let (stats, at) = (&mut stats[other], second.at);
+                    kernels.norm_backward_reduce(&shape, z, stats, Mask::None, dy, at, gradients);
+                }
+            }
+            Step::Relu { y, .. } | Step::Add { y, relu: true, .. } => kernels.relu_mask(value(y), dy),
+            Step::Add { relu: false, .. } | Step::MaxPool { .. } | Step::MeanPool { .. } => {}
+            Step::Stats { .. } => unreachable!("statistics have no output"),
+        }
+    }
+
+    /// Writes the gradient of the `i`-th target, `x`, into a buffer of its own.
+    fn input_gradient(&mut self, step: Step, i: usize, x: ValueId, dy: &K::View, params: &K::View, n: usize) {
+        let slot = self.memory.gradient[x].expect("a value that needs a gradient has a slot for it");
+        let mut buffer = self.take(slot);
+        let accumulate = std::mem::replace(&mut self.present[x], true);
+        let Plan { program, memory, slots, stats, kernels, indices, .. } = self;
+        let dx = K::view_mut(&mut buffer, n * program.sample_len(x));
+        match step {
+            Step::Conv { shape, at, .. } => {
+                kernels.conv_backward_data(&shape.with_n(n), dy, params, at, dx, accumulate);
+            }
+            Step::Linear { shape, at, .. } => {
+                kernels.linear_backward_data(&LinearShape { n, ..shape }, dy, params, at, dx, accumulate);
+            }
+            Step::MaxPool { shape, index, .. } => {
+                kernels.max_pool_backward(&PoolShape { n, ..shape }, dy, &indices[index], dx, accumulate);
+            }
+            Step::MeanPool { shape, .. } => kernels.mean_pool_backward(&MapShape { n, ..shape }, dy, dx, accumulate),
+            Step::Relu { .. } | Step::Add { .. } => pass_on(kernels, dy, dx, accumulate),
+            Step::Apply { norm, join, relu, .. } => match normalised_target(norm, join, i) {
+                None => pass_on(kernels, dy, dx, accumulate),
+                Some(of) => {
+                    let (norm, stats) = (&program.norms[of], &stats[of]);
+                    let z = read::<K>(program, memory, slots, norm.z, n);
+                    let recompute = relu && matches!(join, Join::Nothing);
+                    kernels.norm_backward_apply(&norm_shape(norm, n), z, stats, recompute, Some(dy), dx, accumulate);
+                }
+            },
+            Step::Stats { .. } => unreachable!("statistics have no output"),
+        }
+        self.put_back(slot, buffer);
+    }
+
+    /// Turns the gradient of the output into that of the `i`-th target.
+    fn inherit(&mut self, step: Step, i: usize, dy: &mut K::View, n: usize) {
+        let Plan { program, memory, slots, stats, kernels, .. } = self;
+        if let Step::Apply { norm, join, relu, .. } = step
+            && let Some(of) = normalised_target(norm, join, i)
+        {
+            let (norm, stats) = (&program.norms[of], &stats[of]);
+            let z = read::<K>(program, memory, slots, norm.z, n);
+            let recompute = relu && matches!(join, Join::Nothing);
+            kernels.norm_backward_apply(&norm_shape(norm, n), z, stats, recompute, None, dy, false);
+        }
+    }
+}
+
+/// The normalisation between a step's output and its `i`-th target, if there is one.
+fn normalised_target(norm: usize, join: Join, i: usize) -> Option<usize> {
+    match (join, i) {
+        (Join::Nothing, _) | (Join::Value(_) | Join::Norm(_), 1) => Some(norm),
+        (Join::Norm(other), _) => Some(other),
+        (Join::Value(_), _) => None,
+    }
+}
+
+fn pass_on<K: Kernels>(kernels: &mut K, dy: &K::View, dx: &mut K::View, accumulate: bool) {
+    if accumulate {
+        kernels.add_assign(dy, dx);
+    } else {
+        kernels.copy(dy, dx);
+    }
+}

@@ -1,0 +1,103 @@
+//! Running a plan forward.
+
+use super::program::{Join, Step};
+use super::{Mode, Plan, State, norm_shape, read};
+use crate::kernels::{ConvInput, InputNorm, LinearShape, MapShape, PoolShape, Residual};
+use crate::{Error, Kernels, Result};
+
+impl<K: Kernels> Plan<K> {
+    /// Runs the network on `n` images.
+    /// - `params`, `buffers`: flat, in the graph's layouts; `buffers` (running statistics) change in
+    ///   [`Mode::Momentum`] and [`Mode::Train`].
+    /// - `images` [n, height, width, channels], normalised.
+    ///
+    /// # Errors
+    /// [`Error::Batch`], [`Error::Length`], or [`Error::OneValuePerChannel`]; nothing has changed then.
+    pub fn forward(&mut self, params: &K::View, buffers: &mut K::View, images: &K::View, n: usize) -> Result<()> {
+        if n == 0 || n > self.config.batch {
+            return Err(Error::Batch { batch: self.config.batch, got: n });
+        }
+        Error::check_len("parameters", self.program.params_len, K::len(params))?;
+        Error::check_len("running statistics", self.program.buffers_len, K::len(buffers))?;
+        Error::check_len("images", n * self.program.sample_len(0), K::len(images))?;
+        self.check_groups(n)?;
+
+        self.state = State::Empty;
+        let slot = self.memory.value[0].expect("the images have a slot");
+        let mut input = self.take(slot);
+        self.kernels.copy(images, K::view_mut(&mut input, K::len(images)));
+        self.put_back(slot, input);
+        for t in 0..self.program.steps.len() {
+            let step = self.program.steps[t];
+            if let Step::Stats { norm, summed } = step {
+                self.statistics(norm, summed, params, buffers, n);
+            } else {
+                self.run(step, params, n);
+            }
+        }
+        self.state = State::Forward { n };
+        Ok(())
+    }
+
+    fn check_groups(&self, n: usize) -> Result<()> {
+        if self.config.mode == Mode::Eval {
+            return Ok(());
+        }
+        let smallest = self.config.bn_groups.of(n).map(|g| g.len).min().unwrap_or(0);
+        match self.program.norms.iter().find(|norm| smallest * norm.shape.map.pixels < 2) {
+            Some(norm) => Err(Error::OneValuePerChannel { node: norm.node.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn statistics(&mut self, norm: usize, summed: bool, params: &K::View, buffers: &mut K::View, n: usize) {
+        let Plan { program, memory, slots, stats, kernels, config, .. } = self;
+        let (norm, stats) = (&program.norms[norm], &mut stats[norm]);
+        let shape = norm_shape(norm, n);
+        if config.mode == Mode::Eval {
+            kernels.norm_running_stats(&shape, params, norm.at, buffers, stats);
+        } else {
+            let z = read::<K>(program, memory, slots, norm.z, n);
+            kernels.norm_batch_stats(&shape, z, summed, params, norm.at, buffers, stats);
+        }
+    }
+
+    fn run(&mut self, step: Step, params: &K::View, n: usize) {
+        let y = self.program.output(&step).expect("every step but statistics writes a value");
+        let Some(y_slot) = self.memory.value[y] else { return };
+        let mut output = self.take(y_slot);
+        let Plan { program, memory, slots, stats, kernels, config, indices, .. } = self;
+        let value = |v| read::<K>(program, memory, slots, v, n);
+        // An operand in the output's own slot is read in place.
+        let operand = |v: usize| (memory.value[program.stored(v)] != Some(y_slot)).then(|| value(v));
+        let y = K::view_mut(&mut output, n * program.sample_len(y));
+        match step {
+            Step::Stats { .. } => unreachable!("statistics write no value"),
+            Step::Conv { x, shape, at, sums, .. } => {
+                let norm = program.values[x].unwritten.map(|u| (norm_shape(&program.norms[u.norm], n), u));
+                let norm = norm.as_ref().map(|(shape, u)| InputNorm { shape, stats: &stats[u.norm], relu: u.relu });
+                let sums = sums && config.mode != Mode::Eval;
+                kernels.conv_forward(&shape.with_n(n), ConvInput { x: value(x), norm }, params, at, sums, y);
+            }
+            Step::Apply { norm, join, relu, .. } => {
+                let z = operand(program.norms[norm].z);
+                let residual = match join {
+                    Join::Nothing => Residual::None,
+                    Join::Value(r) => Residual::Map(value(r)),
+                    Join::Norm(other) => Residual::Norm { z: value(program.norms[other].z), stats: &stats[other] },
+                };
+                kernels.norm_apply(&norm_shape(&program.norms[norm], n), z, &stats[norm], residual, relu, y);
+            }
+            Step::Relu { x, .. } => kernels.relu(operand(x), y),
+            Step::Add { a, b, relu, .. } => kernels.add(operand(a), value(b), relu, y),
+            Step::MaxPool { x, shape, index, .. } => {
+                kernels.max_pool(&PoolShape { n, ..shape }, value(x), y, indices.get_mut(index));
+            }
+            Step::MeanPool { x, shape, .. } => kernels.mean_pool(&MapShape { n, ..shape }, value(x), y),
+            Step::Linear { x, shape, at, relu, .. } => {
+                kernels.linear(&LinearShape { n, ..shape }, value(x), params, at, relu, y);
+            }
+        }
+        self.put_back(y_slot, output);
+    }
+}
