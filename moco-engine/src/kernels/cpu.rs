@@ -10,9 +10,11 @@ use super::*;
 const PIECE: usize = 1 << 14;
 
 /// The CPU: f32, all cores through rayon's current thread pool.
-#[derive(Default)]
 pub struct CpuKernels {
     needs: Needs,
+    /// Weights of the convolution that runs, laid out for it: they change with every step, and here they are still in
+    /// cache.
+    packed: Packed,
     /// Sums of the blocks of one normalisation.
     block_sums: Vec<f32>,
     /// Sum and sum of squares of each image of the last convolution that was asked for them.
@@ -26,10 +28,24 @@ pub struct CpuKernels {
 /// Largest scratch of all announced steps, in values.
 #[derive(Clone, Copy, Default)]
 struct Needs {
+    packed: usize,
     block_sums: usize,
     image_sums: usize,
     merge: usize,
     images: usize,
+}
+
+impl Default for CpuKernels {
+    fn default() -> CpuKernels {
+        CpuKernels {
+            needs: Needs::default(),
+            packed: Packed::with_capacity(0),
+            block_sums: vec![],
+            image_sums: vec![],
+            merge: vec![],
+            image_group: vec![],
+        }
+    }
 }
 
 impl Kernels for CpuKernels {
@@ -57,10 +73,19 @@ impl Kernels for CpuKernels {
         view.len()
     }
 
-    fn expect(&mut self, need: &Need, _backward: bool) {
+    fn enter<R: Send>(run: impl FnOnce() -> R + Send) -> R {
+        // Every kernel called from outside the pool would wake it up again.
+        if rayon::current_thread_index().is_some() { run() } else { rayon::scope(|_| run()) }
+    }
+
+    fn expect(&mut self, need: &Need, backward: bool) {
         let needs = &mut self.needs;
         match need {
             Need::Conv(shape) => {
+                needs.packed = needs.packed.max(Packed::needed_len(shape, Pass::Forward));
+                if backward {
+                    needs.packed = needs.packed.max(Packed::needed_len(shape, Pass::BackwardData));
+                }
                 needs.image_sums = needs.image_sums.max(2 * shape.n * shape.c_out);
                 needs.images = needs.images.max(shape.n);
             }
@@ -74,10 +99,11 @@ impl Kernels for CpuKernels {
 
     fn workspace_bytes(&self) -> usize {
         let n = &self.needs;
-        4 * n.block_sums + 8 * (n.image_sums + n.merge) + 4 * n.images
+        4 * (n.packed + n.block_sums) + 8 * (n.image_sums + n.merge) + 4 * n.images
     }
 
     fn allocate_workspace(&mut self) -> Result<()> {
+        self.packed = Packed::with_capacity(self.needs.packed);
         self.block_sums = zeroed(self.needs.block_sums)?;
         self.image_sums = zeroed(self.needs.image_sums)?;
         self.merge = zeroed(self.needs.merge)?;
@@ -106,15 +132,14 @@ impl Kernels for CpuKernels {
         sums: bool,
         y: &mut [f32],
     ) {
-        let mut packed = Packed::new(shape, Pass::Forward);
-        packed.pack(&params[at.weight..][..shape.weight_len()]);
+        self.packed.repack(shape, Pass::Forward, &params[at.weight..][..shape.weight_len()]);
         let norm = input_norm(&input, shape, &mut self.image_group);
         let epilogue = conv::Epilogue {
             stats: sums.then(|| &mut self.image_sums[..2 * shape.n * shape.c_out]),
             bias: at.bias.map(|bias| &params[bias..][..shape.c_out]),
             ..Default::default()
         };
-        conv::forward(shape, input.x, &packed, y, norm.as_ref(), epilogue);
+        conv::forward(shape, input.x, &self.packed, y, norm.as_ref(), epilogue);
     }
 
     fn conv_backward_params(
@@ -142,9 +167,8 @@ impl Kernels for CpuKernels {
         dx: &mut [f32],
         accumulate: bool,
     ) {
-        let mut packed = Packed::new(shape, Pass::BackwardData);
-        packed.pack(&params[at.weight..][..shape.weight_len()]);
-        conv::backward_data(shape, dy, &packed, dx, accumulate);
+        self.packed.repack(shape, Pass::BackwardData, &params[at.weight..][..shape.weight_len()]);
+        conv::backward_data(shape, dy, &self.packed, dx, accumulate);
     }
 
     fn norm_stats_len(shape: &NormShape) -> usize {

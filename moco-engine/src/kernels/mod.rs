@@ -22,13 +22,18 @@ pub use groups::{BnGroups, Group};
 /// scratch once, and then calls the steps in order. Feature maps are NHWC; parameters, running statistics and gradients
 /// are flat views in which a step finds its tensors by offset. Where a step can work in place, the operand it would
 /// read is `None` and the output holds it.
-pub trait Kernels: Sized {
+pub trait Kernels: Sized + Send + Sync {
     /// Memory of the device that the plan owns.
-    type Buffer;
+    type Buffer: Send + Sync;
     /// A borrowed part of it; `[f32]` on the CPU.
-    type View: ?Sized;
+    type View: ?Sized + Send + Sync;
     /// Small integers, one byte each: where a pooling window found its maximum.
-    type Bytes;
+    type Bytes: Send + Sync;
+
+    /// Runs a whole pass; a place to enter a thread pool or to make a device current.
+    fn enter<R: Send>(run: impl FnOnce() -> R + Send) -> R {
+        run()
+    }
 
     /// Memory for `len` values, all 0.
     ///

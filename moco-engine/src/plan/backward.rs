@@ -33,6 +33,16 @@ impl<K: Kernels> Plan<K> {
         }
 
         self.state = State::Taps { n };
+        K::enter(|| self.run_backward(params, d_taps, gradients, n))
+    }
+
+    fn run_backward(
+        &mut self,
+        params: &K::View,
+        d_taps: &[(&str, &K::View)],
+        gradients: &mut K::View,
+        n: usize,
+    ) -> Result<()> {
         self.kernels.zero(gradients, 0, self.program.params_len);
         self.present.fill(false);
         for t in (0..self.program.steps.len()).rev() {

@@ -23,6 +23,12 @@ impl<K: Kernels> Plan<K> {
         self.check_groups(n)?;
 
         self.state = State::Empty;
+        K::enter(|| self.run_steps(params, buffers, images, n));
+        self.state = State::Forward { n };
+        Ok(())
+    }
+
+    fn run_steps(&mut self, params: &K::View, buffers: &mut K::View, images: &K::View, n: usize) {
         let slot = self.memory.value[0].expect("the images have a slot");
         let mut input = self.take(slot);
         self.kernels.copy(images, K::view_mut(&mut input, K::len(images)));
@@ -35,8 +41,6 @@ impl<K: Kernels> Plan<K> {
                 self.run(step, params, n);
             }
         }
-        self.state = State::Forward { n };
-        Ok(())
     }
 
     fn check_groups(&self, n: usize) -> Result<()> {
