@@ -100,17 +100,27 @@ fn sum_rows_body(y: SharedOut, offsets: &[usize], column: usize, sums: &mut [f32
 #[inline(always)]
 #[expect(unsafe_code, reason = "tasks share the output")]
 fn sum_rows_of<const N: usize>(y: SharedOut, offsets: &[usize], column: usize, sums: &mut [f32], squares: &mut [f32]) {
-    let (mut sum, mut square) = ([0.0; N], [0.0; N]);
-    for &offset in offsets {
+    // Even and odd rows apart: additions of one row need not wait for those of the row before.
+    let mut sum = [[0.0; N]; 2];
+    let mut square = [[0.0; N]; 2];
+    let mut pairs = offsets.chunks_exact(2);
+    let mut add = |half: usize, offset: usize| {
         // SAFETY: `Partials::sum`'s caller promises that its task owns the rows.
-        let row = unsafe { y.slice(offset + column, N) };
-        for ((sum, square), &value) in sum.iter_mut().zip(&mut square).zip(&*row) {
-            *sum += value;
-            *square += value * value;
+        let row: &[f32; N] = unsafe { &*y.slice(offset + column, N) }.first_chunk().expect("N values");
+        for i in 0..N {
+            sum[half][i] += row[i];
+            square[half][i] += row[i] * row[i];
         }
+    };
+    for pair in &mut pairs {
+        add(0, pair[0]);
+        add(1, pair[1]);
     }
-    sums.copy_from_slice(&sum);
-    squares.copy_from_slice(&square);
+    pairs.remainder().iter().for_each(|&offset| add(0, offset));
+    for i in 0..N {
+        sums[i] = sum[0][i] + sum[1][i];
+        squares[i] = square[0][i] + square[1][i];
+    }
 }
 
 /// `+ bias`, `+ add`, ReLU on one row's channels; `add` and `bias` are the parts that belong to them.

@@ -139,33 +139,73 @@ fn pack_panel(
 ) {
     let (first, cols, width) = (panels.column(panel), panels.cols(panel), panels.width(panel));
     let channels = panels.k() / (taps[0].taps * taps[1].taps);
-    if cols < width || bundles.c_in != bundles.group_in {
-        out.fill(0.0);
-    }
     let area = shape.kernel * shape.kernel;
     let position = |phase: &Phase, tap| match pass {
         Pass::Forward => tap,
         Pass::BackwardData => phase.tap(shape, tap),
     };
-    // Sixteen channels at a time, so that cache lines on both sides are used whole.
-    for block in (0..channels).step_by(16) {
-        for lane in 0..cols {
-            for channel in block..channels.min(block + 16) {
-                let (o, i) = match pass {
-                    Pass::Forward => (first + lane, channel),
-                    Pass::BackwardData => (channel, first + lane),
+    let (rows, columns) = (taps[0].taps, taps[1].taps);
+    // Some taps of some channels at a time: read in the order of the weight, collected where everything stays in the
+    // first-level cache, and written in long pieces.
+    let mut block = [0.0; TAPS * CHANNELS * LANES];
+    for first_tap in (0..rows * columns).step_by(TAPS) {
+        let count = TAPS.min(rows * columns - first_tap);
+        let positions: [usize; TAPS] = std::array::from_fn(|i| {
+            let tap = (first_tap + i).min(rows * columns - 1);
+            position(&taps[0], tap / columns) * shape.kernel + position(&taps[1], tap % columns)
+        });
+        for first_channel in (0..channels).step_by(CHANNELS) {
+            let some = CHANNELS.min(channels - first_channel);
+            let (majors, minors) = if pass == Pass::Forward { (cols, some) } else { (some, cols) };
+            for major in 0..majors {
+                let (o, i, at, step) = match pass {
+                    Pass::Forward => (first + major, first_channel, major, width),
+                    Pass::BackwardData => (first_channel + major, first, major * width, 1),
                 };
-                let Some(index) = bundles.kernel_index(bundle, o, i) else { continue };
-                let kernel = &weight[index * area..][..area];
-                let mut at = channel * width + lane;
-                for y in 0..taps[0].taps {
-                    let row = position(&taps[0], y) * shape.kernel;
-                    for x in 0..taps[1].taps {
-                        out[at] = kernel[row + position(&taps[1], x)];
-                        at += channels * width;
+                let block = &mut block[at..];
+                if bundles.c_in == bundles.group_in {
+                    let kernels = &weight[((bundle * bundles.c_out + o) * bundles.c_in + i) * area..][..minors * area];
+                    match count {
+                        1 => scatter::<1>(kernels, area, &positions, step, block),
+                        TAPS => scatter::<TAPS>(kernels, area, &positions, step, block),
+                        _ => (0..count).for_each(|tap| {
+                            scatter::<1>(kernels, area, &positions[tap..], step, &mut block[tap * CHANNELS * LANES..]);
+                        }),
+                    }
+                    continue;
+                }
+                for minor in 0..minors {
+                    let kernel =
+                        bundles.kernel_index(bundle, o, i + minor).map(|index| &weight[index * area..][..area]);
+                    for (tap, &position) in positions[..count].iter().enumerate() {
+                        block[tap * CHANNELS * LANES + minor * step] = kernel.map_or(0.0, |kernel| kernel[position]);
                     }
                 }
             }
+            for (tap, block) in block.chunks_exact(CHANNELS * LANES).take(count).enumerate() {
+                let at = ((first_tap + tap) * channels + first_channel) * width;
+                out[at..at + some * width].copy_from_slice(&block[..some * width]);
+            }
+        }
+    }
+}
+
+/// Taps, channels and lanes of a block while it is packed: 18 KiB.
+const TAPS: usize = 9;
+const CHANNELS: usize = 16;
+const LANES: usize = 32;
+
+/// Distributes neighbouring kernels: each kernel's tap `positions[t]` goes to row t of the block.
+#[inline]
+fn scatter<const T: usize>(kernels: &[f32], area: usize, positions: &[usize], step: usize, block: &mut [f32]) {
+    let positions: &[usize; T] = positions.first_chunk().expect("T positions");
+    if area == 1 && step == 1 {
+        block[..kernels.len()].copy_from_slice(kernels);
+        return;
+    }
+    for (minor, kernel) in kernels.chunks_exact(area).enumerate() {
+        for t in 0..T {
+            block[t * CHANNELS * LANES + minor * step] = kernel[positions[t]];
         }
     }
 }

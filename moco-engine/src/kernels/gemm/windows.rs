@@ -130,25 +130,32 @@ fn gather_body(
 #[inline(always)]
 fn whole_pixels(w: &Windows, pixels: &[f32], top: isize, left: isize, cols: &Range<usize>, out: &mut [f32]) {
     let run = w.kernel[1] * w.channels;
+    let (height, width) = (w.size[0] as isize, w.size[1] as isize);
     // Taps of a run that lie inside the image, in values.
     let inside_from = (-left).clamp(0, w.kernel[1] as isize) as usize * w.channels;
-    let inside_to = (w.size[1] as isize - left).clamp(0, w.kernel[1] as isize) as usize * w.channels;
-    let mut col = cols.start;
-    while col < cols.end {
-        let ky = col / run;
-        let (from, to) = (col - ky * run, run.min(cols.end - ky * run));
-        let out = &mut out[col - cols.start..][..to - from];
-        col += to - from;
+    let inside_to = (width - left).clamp(0, w.kernel[1] as isize) as usize * w.channels;
+    let whole_run = inside_from == 0 && inside_to == run;
+    let mut ky = cols.start / run;
+    let mut from = cols.start - ky * run;
+    let mut out = &mut out[..cols.len()];
+    while !out.is_empty() {
+        let to = run.min(from + out.len());
+        let (piece, rest) = out.split_at_mut(to - from);
         let y = top + ky as isize;
-        let (a, b) = (inside_from.clamp(from, to), inside_to.clamp(from, to));
-        if y < 0 || y >= w.size[0] as isize || a >= b {
-            out.fill(0.0);
-            continue;
+        let row = (y * width + left) * w.pixel as isize;
+        if y < 0 || y >= height {
+            zero(piece);
+        } else if whole_run {
+            copy(&pixels[(row + from as isize) as usize..][..to - from], piece);
+        } else {
+            let (a, b) = (inside_from.clamp(from, to), inside_to.clamp(from, to));
+            zero(&mut piece[..a - from]);
+            if a < b {
+                copy(&pixels[(row + a as isize) as usize..][..b - a], &mut piece[a - from..b - from]);
+            }
+            zero(&mut piece[b.max(a) - from..]);
         }
-        let at = (y * w.size[1] as isize + left) * w.pixel as isize + a as isize;
-        out[..a - from].fill(0.0);
-        copy(&pixels[at as usize..at as usize + b - a], &mut out[a - from..b - from]);
-        out[b - from..].fill(0.0);
+        (out, ky, from) = (rest, ky + 1, 0);
     }
 }
 
@@ -173,7 +180,7 @@ fn tap_by_tap(
             let channel = w.channel + from;
             piece((y as usize * w.size[1] + x as usize) * w.pixel + channel, channel, out);
         } else {
-            out.fill(0.0);
+            zero(out);
         }
         col += to - from;
         (tap, from) = (tap + 1, 0);
@@ -198,6 +205,14 @@ fn copy(from: &[f32], out: &mut [f32]) {
     }
     for (out, &value) in out.iter_mut().zip(from) {
         *out = value;
+    }
+}
+
+/// `fill(0.0)`, without a call where there is nothing to fill.
+#[inline(always)]
+fn zero(out: &mut [f32]) {
+    if !out.is_empty() {
+        out.fill(0.0);
     }
 }
 
