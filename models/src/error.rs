@@ -31,6 +31,14 @@ pub enum Error {
     /// A card that describes nothing that exists, or that is damaged.
     #[error("{0}")]
     Card(String),
+    /// A file of weights that can be read, but not taken as asked.
+    #[error("{}: {reason}", path.display())]
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// A graph that cannot be built, or does not fit its input.
     #[error("node `{node}`: {reason}")]
     Graph {

@@ -14,6 +14,15 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Io`] naming `path`; whatever `fill` returns. The temporary file is removed.
 pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    write_seekable_atomically(path, |file| {
+        let mut writer = BufWriter::with_capacity(1 << 20, file);
+        fill(&mut writer)?;
+        writer.flush()
+    })
+}
+
+/// As [`write_atomically`], for formats that go back to fill in lengths.
+pub(crate) fn write_seekable_atomically(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let failed = |source| Error::Io { path: path.to_owned(), source };
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -30,10 +39,8 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Re
         // What the umask leaves of it, as for any new file; a temporary file is private otherwise.
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    let temporary = builder.tempfile_in(&folder).map_err(failed)?;
-    let mut writer = BufWriter::with_capacity(1 << 20, temporary);
-    fill(&mut writer).map_err(failed)?;
-    let temporary = writer.into_inner().map_err(|e| failed(e.into_error()))?;
+    let mut temporary = builder.tempfile_in(&folder).map_err(failed)?;
+    fill(temporary.as_file_mut()).map_err(failed)?;
     temporary.as_file().sync_all().map_err(failed)?;
     temporary.persist(path).map_err(|e| failed(e.error))?;
     #[cfg(unix)]

@@ -8,8 +8,10 @@
 pub mod arch;
 pub mod card;
 mod error;
+pub mod export;
 mod files;
 pub mod graph;
+pub mod import;
 pub mod init;
 pub mod layout;
 pub mod onnx;

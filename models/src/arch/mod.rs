@@ -45,3 +45,8 @@ impl ArchSpec {
 pub fn names() -> impl Iterator<Item = &'static str> {
     resnet::names()
 }
+
+/// Names of the architectures with these numbers of blocks in the four stages.
+pub(crate) fn names_with_blocks(blocks: &[usize], bottleneck: bool) -> impl Iterator<Item = &'static str> {
+    resnet::names_with_blocks(blocks, bottleneck)
+}

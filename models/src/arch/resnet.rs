@@ -50,6 +50,10 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     VARIANTS.iter().map(|v| v.name)
 }
 
+pub(super) fn names_with_blocks(blocks: &[usize], bottleneck: bool) -> impl Iterator<Item = &'static str> {
+    VARIANTS.iter().filter(move |v| v.blocks == blocks && v.bottleneck == bottleneck).map(|v| v.name)
+}
+
 pub(super) fn build(spec: &ArchSpec) -> Result<Graph> {
     let variant = VARIANTS.iter().find(|v| v.name == spec.name).ok_or_else(|| {
         let known: Vec<_> = names().collect();

@@ -6,6 +6,7 @@ mod safetensors;
 mod strict;
 mod tensor;
 
+pub(crate) use backbone::torchvision_tensors;
 pub use backbone::{BackboneFile, CARD_KEY, save_backbone};
 pub use pickle::{Checkpoint, Packing};
 pub use safetensors::{SafetensorsFile, TensorOut, save_safetensors};

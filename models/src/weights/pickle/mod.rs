@@ -147,12 +147,6 @@ impl TensorSource for Checkpoint {
     }
 }
 
-/// What the first bytes of a file say it is.
-#[allow(dead_code)]
-pub(super) fn looks_like_checkpoint(start: &[u8]) -> bool {
-    start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") || start.first() == Some(&0x80)
-}
-
 fn read(path: &Path, map: Mmap, key: Option<&str>) -> std::result::Result<Checkpoint, String> {
     let mut heap = Heap::default();
     let (packing, root, places) = if map.starts_with(b"PK") {
