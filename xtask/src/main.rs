@@ -1,24 +1,58 @@
-//! `cargo xtask <command>`: set-up, tests and the demo, as a Makefile would hold them.
+//! `cargo xtask <task>`: set-up, tests, the demo and installation, as a Makefile would hold them.
+//!
+//! Built in the dev profile before anything else, so it depends on little and never on the crates it builds.
 
-use std::process::Command;
+mod demo;
+mod header;
+mod install;
+mod setup;
+mod shell;
+mod test;
+mod tidy;
 
-use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+use anyhow::Result;
 use clap::Parser;
 
 /// Tasks of this repository.
 #[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
-    /// Runs every test.
-    Test,
+    /// Fetches what the other tasks need: ONNX Runtime, and a C++ compiler, CMake and valgrind where they are missing.
+    ///
+    /// Does nothing, without network, when everything is there.
+    Setup,
+    /// Runs the whole line on real images: pre-train, evaluate, extract through ONNX Runtime, fine-tune from C++.
+    Demo(demo::Options),
+    /// Set-up, formatting, lints, then every test: Rust, C and C++.
+    Test(test::Options),
+    /// Builds in release and installs programs, library, headers, CMake package and pkg-config file.
+    Install {
+        /// Where to: `bin`, `lib` and `include` go below this folder, which can be moved afterwards.
+        #[arg(long)]
+        prefix: PathBuf,
+    },
+    /// Writes moco-ffi/include/moco.h from the Rust source.
+    Header {
+        /// Only says whether the header is up to date.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Checks what compilers do not: a first line in every file, paths named in documents, forbidden crates and hosts.
+    Tidy,
 }
 
 fn main() -> Result<()> {
     match Task::parse() {
-        Task::Test => {
-            if !Command::new(env!("CARGO")).args(["test", "--release", "--workspace"]).status()?.success() {
-                bail!("tests failed");
-            }
+        Task::Setup => setup::run().map(drop),
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Install { prefix } => {
+            setup::onnxruntime::provide()?;
+            install::run(&prefix)
         }
+        Task::Header { check } => header::run(check),
+        Task::Tidy => tidy::run(),
     }
-    Ok(())
 }

@@ -1,0 +1,75 @@
+//! A prefix with programs, library, headers, CMake package and pkg-config file, and ONNX Runtime beside the library.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::{setup, shell};
+
+/// The number that changes when the C ABI breaks; part of the library's file name.
+const ABI: u32 = 0;
+
+/// Builds in release and installs below `prefix`.
+pub fn run(prefix: &Path) -> Result<()> {
+    shell::step("release build");
+    shell::run(&mut shell::cargo(&["build", "--release", "-p", "moco-train", "-p", "moco-infer", "-p", "moco-ffi"])?)?;
+    copy(prefix)
+}
+
+/// Installs what has been built.
+pub fn copy(prefix: &Path) -> Result<()> {
+    shell::step(&format!("install → {}", prefix.display()));
+    let (root, built) = (shell::root(), shell::target()?.join("release"));
+    let library = format!("libmoco.so.{ABI}");
+    let files = [
+        (built.join("moco-train"), "bin/moco-train"),
+        (built.join("moco-infer"), "bin/moco-infer"),
+        (built.join("libmoco.so"), &*format!("lib/{library}")),
+        (built.join("libmoco.a"), "lib/libmoco.a"),
+        (setup::onnxruntime::library()?, "lib/libonnxruntime.so.1"),
+        (root.join("moco-ffi/include/moco.h"), "include/moco.h"),
+        (root.join("bindings/cpp/include/moco.hpp"), "include/moco.hpp"),
+        (root.join("LICENSE-MIT"), "share/licenses/moco/LICENSE-MIT"),
+        (root.join("LICENSE-APACHE"), "share/licenses/moco/LICENSE-APACHE"),
+        (setup::onnxruntime::folder().join("LICENSE"), "share/licenses/moco/onnxruntime/LICENSE"),
+        (
+            setup::onnxruntime::folder().join("ThirdPartyNotices.txt"),
+            "share/licenses/moco/onnxruntime/ThirdPartyNotices.txt",
+        ),
+    ];
+    for (from, to) in files {
+        place(&std::fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?, &prefix.join(to))?;
+        let permissions = std::fs::metadata(&from)?.permissions();
+        std::fs::set_permissions(prefix.join(to), permissions)?;
+    }
+    let link = prefix.join("lib/libmoco.so");
+    if link.symlink_metadata().is_ok() {
+        std::fs::remove_file(&link)?;
+    }
+    std::os::unix::fs::symlink(&library, &link)?;
+    for (template, to) in [
+        (include_str!("install/mocoConfig.cmake.in"), "lib/cmake/moco/mocoConfig.cmake"),
+        (include_str!("install/mocoConfigVersion.cmake.in"), "lib/cmake/moco/mocoConfigVersion.cmake"),
+        (include_str!("install/moco.pc.in"), "lib/pkgconfig/moco.pc"),
+    ] {
+        let text = template.replace("@VERSION@", env!("CARGO_PKG_VERSION")).replace("@LIBRARY@", &library);
+        place(text.as_bytes(), &prefix.join(to))?;
+    }
+    Ok(())
+}
+
+/// Writes a file beside its place and moves it there: a program that runs keeps the file it has mapped.
+fn place(bytes: &[u8], path: &Path) -> Result<()> {
+    let folder = path.parent().expect("it lies below the prefix");
+    let write = || -> Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.as_file().sync_all()?;
+        #[cfg(unix)]
+        std::fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}

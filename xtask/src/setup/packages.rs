@@ -1,0 +1,97 @@
+//! Programs from the system: a C++ compiler, CMake and valgrind.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell;
+
+/// What is needed: the program, the Debian package it comes from, what it is for.
+const NEEDED: [(&str, &str, &str); 4] = [
+    ("cc", "gcc", "compiles the C programs"),
+    ("c++", "g++", "compiles the C++ programs"),
+    ("cmake", "cmake", "builds programs against the installed library"),
+    ("valgrind", "valgrind", "watches the memory of the C and C++ tests"),
+];
+
+/// Makes sure that the programs are there: by apt-get as root, CMake else by pip; returns CMake.
+///
+/// # Errors
+/// A message that names the missing packages.
+pub fn provide() -> Result<PathBuf> {
+    let missing = || NEEDED.iter().filter(|(program, ..)| find(program).is_none()).collect::<Vec<_>>();
+    if !missing().is_empty() && is_root() && shell::exists("apt-get") {
+        let packages: Vec<&str> = missing().iter().map(|(_, package, _)| *package).collect();
+        shell::step(&format!("Debian packages: {}", packages.join(" ")));
+        if let Err(error) = apt(&packages) {
+            println!("{error:#}");
+        }
+    }
+    if find("cmake").is_none()
+        && let Err(error) = cmake_by_pip()
+    {
+        println!("{error:#}");
+    }
+    let still = missing();
+    if !still.is_empty() {
+        let lines: Vec<String> =
+            still.iter().map(|(program, package, why)| format!("  {program} ({why}): package {package}")).collect();
+        let packages: Vec<&str> = still.iter().map(|(_, package, _)| *package).collect();
+        bail!(
+            "these programs are missing:\n{}\ninstall them, on Debian or Ubuntu by\n  sudo apt-get install {}\nand run \
+             this again",
+            lines.join("\n"),
+            packages.join(" ")
+        );
+    }
+    find("cmake").context("CMake was there a moment ago")
+}
+
+/// The program on the PATH, or in the folder that [`cmake_by_pip`] fills.
+fn find(program: &str) -> Option<PathBuf> {
+    let own = python_folder().join("cmake/data/bin").join(program);
+    if program == "cmake" && own.is_file() {
+        return Some(own);
+    }
+    shell::exists(program).then(|| PathBuf::from(program))
+}
+
+fn apt(packages: &[&str]) -> Result<()> {
+    let apt = |arguments: &[&str]| {
+        shell::run(
+            Command::new("apt-get")
+                .args(["-qq", "-o=Dpkg::Use-Pty=0"])
+                .args(arguments)
+                .env("DEBIAN_FRONTEND", "noninteractive"),
+        )
+    };
+    apt(&["update"])?;
+    apt(&[&["install", "-y", "--no-install-recommends"], packages].concat())
+}
+
+/// CMake's wheel, for who is not root: unpacked below `third_party`.
+fn cmake_by_pip() -> Result<()> {
+    let folder = python_folder();
+    shell::step(&format!("CMake by pip → {}", folder.display()));
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"])
+        .arg("--target")
+        .arg(&folder)
+        .arg("cmake==3.31.6");
+    let made = shell::run(&mut pip);
+    if made.is_err() {
+        std::fs::remove_dir_all(&folder).ok();
+    }
+    made
+}
+
+fn python_folder() -> PathBuf {
+    shell::root().join("third_party/python")
+}
+
+#[expect(unsafe_code, reason = "who we are is asked of the C library")]
+fn is_root() -> bool {
+    // SAFETY: geteuid takes nothing, touches no memory of ours and cannot fail (POSIX).
+    unsafe { libc::geteuid() == 0 }
+}

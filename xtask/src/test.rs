@@ -1,0 +1,45 @@
+//! Every test, in the order in which failures are cheapest to find.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{header, setup, shell, tidy};
+
+/// What to leave out.
+#[derive(Args)]
+pub struct Options {
+    /// Without formatting and lints: only what can fail at run time.
+    #[arg(long)]
+    no_lint: bool,
+}
+
+/// Set-up, lints, tests.
+///
+/// Everything is compiled in one profile with one set of features, so nothing is compiled twice; only xtask, which
+/// runs before all else, has its own.
+pub fn run(options: &Options) -> Result<()> {
+    setup::run()?;
+    shell::step("tidy");
+    tidy::run()?;
+    header::run(true)?;
+    if !options.no_lint {
+        shell::step("rustfmt");
+        shell::run(&mut shell::cargo(&["fmt", "--all", "--check"])?)?;
+        shell::step("clippy");
+        shell::run(&mut shell::cargo(&[
+            "clippy",
+            "--release",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ])?)?;
+    }
+    shell::step("tests of xtask");
+    shell::run(&mut shell::cargo(&["test", "-p", "xtask"])?)?;
+    shell::step("release build");
+    shell::run(&mut shell::cargo(&["build", "--release", "--workspace", "--exclude", "xtask"])?)?;
+    shell::step("tests");
+    shell::run(&mut shell::cargo(&["test", "--release", "--workspace", "--exclude", "xtask"])?)
+}
