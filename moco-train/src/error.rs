@@ -34,8 +34,8 @@ pub enum Error {
         reason: String,
     },
     /// A data set that cannot be used as it is.
-    #[error("{0}")]
-    Data(String),
+    #[error(transparent)]
+    Data(#[from] crate::data::Error),
     /// Arguments that do not fit together.
     #[error("{0}")]
     Invalid(String),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::objective::StepReport;
 
 pub use spectrum::{effective_rank, feature_std};
+pub(crate) use verdict::SUSPICIOUS_ACCURACY;
 pub use verdict::{Level, judge};
 
 /// Embeddings kept for the statistics; RankMe (arXiv:2210.02885) needs a few times the dimension.

@@ -125,6 +125,7 @@ pub struct StepReport {
 /// A training in memory.
 pub struct Moco {
     config: MocoConfig,
+    graph: Graph,
     query: Encoder,
     key: Encoder,
     queue: KeyQueue,
@@ -169,6 +170,7 @@ impl Moco {
                 ..Scratch::default()
             },
             config,
+            graph: graph.clone(),
         })
     }
 
@@ -242,6 +244,32 @@ impl Moco {
         let result = info_nce(&inputs, d_query, loss)?;
         self.query.backward(d_query, &mut self.gradients)?;
         Ok(result)
+    }
+
+    /// Share of the queries whose positive is the most similar when both encoders use their running statistics: what is
+    /// left of the accuracy when images of a batch can tell each other nothing. Looks at up to 64 images, changes nothing.
+    ///
+    /// # Errors
+    /// As [`Moco::step`].
+    pub fn accuracy_with_running_stats(&self, batch: &Views<'_>) -> Result<f64> {
+        const MOST_IMAGES: usize = 64;
+        let n = batch.images.len().min(MOST_IMAGES);
+        let values = n * batch.views[0].len() / batch.images.len();
+        let plan = PlanConfig { batch: n, ..self.config.plan(Mode::Eval) };
+        let mut query = Encoder::new(&self.graph, &plan, self.query.weights().clone())?;
+        let mut key = Encoder::new(&self.graph, &plan, self.key.weights().clone())?;
+        let inputs = InfoNceInputs {
+            query: query.encode(&batch.views[0][..values], n)?,
+            key: key.encode(&batch.views[1][..values], n)?,
+            queue: self.queue.keys(),
+            dim: self.queue.dim(),
+            temperature: self.config.temperature as f32,
+            // The keys of this very batch are in the queue by now.
+            same_image: Some(SameImage { query: &batch.images[..n], queue: self.queue.images() }),
+        };
+        let mut unused = vec![0.0; n * self.queue.dim()];
+        let result = info_nce(&inputs, &mut unused, &mut InfoNceWorkspace::default())?;
+        Ok(result.correct as f64 / n as f64)
     }
 
     /// The network's weights, the velocity and the queue, to be saved.

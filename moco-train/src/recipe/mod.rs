@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::{Channels, DataOptions, Labels, Split};
 use crate::schedule::Schedule;
 use crate::{Error, Result};
 use moco_image::AugmentConfig;
@@ -114,20 +115,14 @@ pub enum GroupKind {
 pub struct DataRecipe {
     /// Channels of the network's input.
     pub channels: Channels,
-    /// Unreadable files that are skipped before the run stops.
-    pub max_bad_images: usize,
-}
-
-/// Channels of the network's input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Channels {
-    /// One when every image is grey, else three.
-    Auto,
-    /// Three.
-    Rgb,
-    /// One.
-    Grey,
+    /// Part of the data set that is trained on, where it is divided.
+    pub split: Split,
+    /// Shorter side in pixels to which larger images are shrunk once; 0 = never.
+    pub shrink_to: usize,
+    /// Memory for decoded images, in MiB.
+    pub cache_mib: u64,
+    /// Unreadable images that are replaced before the run stops.
+    pub max_corrupt: usize,
 }
 
 /// Optimiser and length of a recipe.
@@ -168,6 +163,8 @@ pub struct RunRecipe {
     pub health_every_steps: u64,
     /// Epochs between kNN evaluations; 0 = never.
     pub monitor_every_epochs: u64,
+    /// Features of the kNN evaluation: a tap of the network, e.g. `pooled` or `projection`.
+    pub monitor_tap: String,
     /// Neighbours of the kNN evaluation.
     pub monitor_k: usize,
     /// A neighbour's weight is exp(similarity / temperature).
@@ -205,6 +202,17 @@ impl Recipe {
                 ProjectorKind::Linear => Projector::Linear { dim },
                 ProjectorKind::Mlp => Projector::Mlp { dim },
             },
+        }
+    }
+
+    /// How its data set is opened.
+    pub fn data_options(&self) -> DataOptions {
+        DataOptions {
+            channels: self.data.channels,
+            split: self.data.split,
+            labels: Labels::Auto,
+            shrink_to: (self.data.shrink_to > 0).then_some(self.data.shrink_to),
+            ..DataOptions::default()
         }
     }
 

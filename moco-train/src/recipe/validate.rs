@@ -16,8 +16,12 @@ impl Recipe {
     /// [`Error::Recipe`] naming the first key that makes no sense, and what would.
     pub fn validate(&self) -> Result<()> {
         let (m, o, r) = (&self.method, &self.optim, &self.run);
+        self.augment.validate().map_err(|e| wrong("augment", e.to_string()))?;
         // Building tells an unknown name or an impossible width; no weight is allocated.
-        self.arch(3).build().map_err(|e| wrong("model", e.to_string()))?;
+        let graph = self.arch(3).build().map_err(|e| wrong("model", e.to_string()))?;
+        let [height, width] = self.augment.size;
+        graph.shapes(height, width).map_err(|e| wrong("augment.size", e.to_string()))?;
+        graph.tap(&r.monitor_tap).map_err(|e| wrong("run.monitor_tap", e.to_string()))?;
         positive("method.temperature", m.temperature)?;
         at_least("method.queue", m.queue, 1)?;
         if m.queue > u32::MAX as usize {
@@ -25,7 +29,6 @@ impl Recipe {
         }
         share("method.key_momentum", m.key_momentum as f64, true)?;
         at_least("batch_norm.count", self.batch_norm.count, 1)?;
-        self.augment.validate().map_err(|e| wrong("augment", e.to_string()))?;
         at_least("optim.batch", o.batch, 2)?;
         if self.batch_norm.groups != GroupKind::Whole && o.batch < 2 * self.batch_norm.count {
             let reason = format!(
@@ -68,6 +71,7 @@ impl Recipe {
         }
         for (key, value) in [
             ("run.seed", r.seed),
+            ("data.cache_mib", self.data.cache_mib),
             ("run.checkpoint_every_steps", r.checkpoint_every_steps),
             ("run.checkpoint_every_secs", r.checkpoint_every_secs),
         ] {
