@@ -10,6 +10,7 @@ mod error;
 pub mod health;
 pub mod objective;
 pub mod recipe;
+pub mod report;
 pub mod run;
 pub mod schedule;
 

@@ -162,9 +162,8 @@ impl HealthTracker {
 impl HealthReport {
     /// Several lines for people.
     pub fn text(&self) -> String {
-        let running = self
-            .acc1_running_stats
-            .map_or(String::new(), |a| format!(" ({:.1} % with running statistics)", 100.0 * a));
+        let running =
+            self.acc1_running_stats.map_or(String::new(), |a| format!(" ({:.1} % with running statistics)", 100.0 * a));
         let mut text = format!(
             "health at step {}: {}\n  loss {:.3} of ln(K+1) {:.3}, (K+1)-way accuracy {:.1} %{running}, feature std {:.4} \
              (even spread {:.4}), effective rank {:.1} of {}, similarity of positives {:.3}, of negatives {:.3}",

@@ -72,9 +72,8 @@ fn eigenvalues(mut a: Vec<Vec<f64>>) -> Vec<f64> {
             continue;
         }
         // A ← H A H with H = I − 2 v vᵀ / vᵀv, on the trailing block: A − v wᵀ − w vᵀ.
-        let p: Vec<f64> = (k + 1..n)
-            .map(|i| 2.0 / vv * v.iter().zip(&a[i][k + 1..]).map(|(x, y)| x * y).sum::<f64>())
-            .collect();
+        let p: Vec<f64> =
+            (k + 1..n).map(|i| 2.0 / vv * v.iter().zip(&a[i][k + 1..]).map(|(x, y)| x * y).sum::<f64>()).collect();
         let shift = v.iter().zip(&p).map(|(x, y)| x * y).sum::<f64>() / vv;
         let w: Vec<f64> = p.iter().zip(&v).map(|(p, v)| p - shift * v).collect();
         for i in 0..v.len() {

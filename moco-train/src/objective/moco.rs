@@ -136,10 +136,10 @@ pub struct Moco {
 
 #[derive(Default)]
 struct Scratch {
-    shuffled: Vec<f32>,        // [n, height, width, channels]
-    keys: Vec<f32>,            // [n, dim]
-    d_query: Vec<f32>,         // [n, dim]
-    more_gradients: Vec<f32>,  // like the parameters, for the second direction
+    shuffled: Vec<f32>,       // [n, height, width, channels]
+    keys: Vec<f32>,           // [n, dim]
+    d_query: Vec<f32>,        // [n, dim]
+    more_gradients: Vec<f32>, // like the parameters, for the second direction
     loss: InfoNceWorkspace,
 }
 
@@ -236,10 +236,7 @@ impl Moco {
             queue: self.queue.keys(),
             dim: self.queue.dim(),
             temperature: self.config.temperature as f32,
-            same_image: self
-                .config
-                .mask_same_image
-                .then(|| SameImage { query: images, queue: self.queue.images() }),
+            same_image: self.config.mask_same_image.then(|| SameImage { query: images, queue: self.queue.images() }),
         };
         let result = info_nce(&inputs, d_query, loss)?;
         self.query.backward(d_query, &mut self.gradients)?;
@@ -274,12 +271,7 @@ impl Moco {
 
     /// The network's weights, the velocity and the queue, to be saved.
     pub fn state(&self) -> StateRef<'_> {
-        StateRef {
-            query: self.query.weights(),
-            key: self.key.weights(),
-            velocity: &self.velocity,
-            queue: &self.queue,
-        }
+        StateRef { query: self.query.weights(), key: self.key.weights(), velocity: &self.velocity, queue: &self.queue }
     }
 
     /// The gradients of the last step, in the order of the parameters.

@@ -131,9 +131,7 @@ pub fn read_metrics(path: &Path) -> Result<Vec<Record>> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     let complete = text.split_inclusive('\n').filter(|l| l.ends_with('\n')).enumerate();
     complete
-        .map(|(i, line)| {
-            serde_json::from_str(line).map_err(|e| Error::format(path, format!("line {}: {e}", i + 1)))
-        })
+        .map(|(i, line)| serde_json::from_str(line).map_err(|e| Error::format(path, format!("line {}: {e}", i + 1))))
         .collect()
 }
 
