@@ -83,20 +83,42 @@ impl Image {
         Ok(())
     }
 
+    /// Turns this image into one with `channels` (1 or 3) in place: [`Image::to_grey`] and [`Image::to_rgb`] without a copy.
+    ///
+    /// # Errors
+    /// [`Error::Channels`] unless both numbers are 1 or 3, or equal.
+    pub fn convert(&mut self, channels: usize) -> Result<()> {
+        match (self.channels, channels) {
+            (from, to) if from == to => {}
+            (1, 3) => {
+                let pixels = self.data.len();
+                self.data.resize(pixels * 3, 0);
+                for i in (0..pixels).rev() {
+                    let value = self.data[i];
+                    self.data[i * 3..i * 3 + 3].fill(value);
+                }
+            }
+            (3, 1) => {
+                let pixels = self.data.len() / 3;
+                for i in 0..pixels {
+                    self.data[i] = crate::augment::luma(self.data[i * 3], self.data[i * 3 + 1], self.data[i * 3 + 2]);
+                }
+                self.data.truncate(pixels);
+            }
+            (from, to) => return Err(Error::Channels(format!("cannot turn {from} channels into {to}, only 1 and 3"))),
+        }
+        self.channels = channels;
+        Ok(())
+    }
+
     /// A copy with one channel: PIL's `convert("L")`, (19595 R + 38470 G + 7471 B + 0x8000) >> 16.
     ///
     /// # Errors
     /// [`Error::Channels`] unless the image has 1 or 3 channels.
     pub fn to_grey(&self) -> Result<Image> {
-        match self.channels {
-            1 => Ok(self.clone()),
-            3 => Ok(Image {
-                channels: 1,
-                data: self.data.chunks_exact(3).map(|p| crate::augment::luma(p[0], p[1], p[2])).collect(),
-                ..*self
-            }),
-            c => Err(Error::Channels(format!("cannot turn {c} channels into grey, only 3 (RGB)"))),
-        }
+        let mut copy = self.clone();
+        copy.convert(1)?;
+        Ok(copy)
     }
 
     /// A copy with three channels; grey is repeated three times, as PIL's `convert("RGB")` does.
@@ -104,11 +126,9 @@ impl Image {
     /// # Errors
     /// [`Error::Channels`] unless the image has 1 or 3 channels.
     pub fn to_rgb(&self) -> Result<Image> {
-        match self.channels {
-            3 => Ok(self.clone()),
-            1 => Ok(Image { channels: 3, data: self.data.iter().flat_map(|&v| [v; 3]).collect(), ..*self }),
-            c => Err(Error::Channels(format!("cannot turn {c} channels into RGB, only 1 (grey)"))),
-        }
+        let mut copy = self.clone();
+        copy.convert(3)?;
+        Ok(copy)
     }
 }
 

@@ -5,7 +5,7 @@ mod error;
 mod loader;
 mod summary;
 
-pub use dataset::{Channels, DataOptions, Dataset, DatasetKind, Labels, Split};
+pub use dataset::{Channels, DataOptions, Dataset, DatasetKind, Labels, ReadBuffers, Split};
 pub use error::{Error, Result};
 pub use loader::{Batch, Corrupt, Loader, LoaderOptions, LoaderStats, batches_per_epoch};
 pub use summary::{SizeBucket, Summary, summarise};
