@@ -2,7 +2,7 @@
 
 use moco_image::{Filter, Image};
 
-use crate::data::{self, Dataset};
+use crate::data::Dataset;
 use crate::{Error, Result};
 
 /// Longer side of a thumbnail in pixels.
@@ -72,7 +72,7 @@ fn caption(data: &Dataset, index: usize) -> String {
 }
 
 fn picture(data: &Dataset, index: usize) -> Result<Vec<u8>> {
-    thumbnail(&data.load(index).map_err(|e: data::Error| Error::Data(e.to_string()))?)
+    thumbnail(&data.load(index)?)
 }
 
 fn unit_rows(features: &[f32], dim: usize) -> Vec<f32> {
