@@ -4,9 +4,12 @@ use super::epilogue::{Epilogue, Partials, finish_row};
 use super::geometry::{Bundles, backward_windows, forward_windows, phases};
 use super::shape::ConvShape;
 use super::weights::{Packed, Pass};
+use super::winograd::{self, Tiles, WinogradProduct};
+use crate::kernels::gemm::level::Level;
+use crate::kernels::gemm::panels::Panels;
 use crate::kernels::gemm::product::{Finish, Left, Product, RowMap, block_rows};
 use crate::kernels::gemm::tile::SharedOut;
-use crate::kernels::gemm::windows::Norm;
+use crate::kernels::gemm::windows::{Norm, Windows};
 use crate::kernels::gemm::workspace::with_shared;
 
 pub(super) fn forward(
@@ -26,20 +29,24 @@ pub(super) fn forward(
         }
         return;
     }
-    let partials = Partials { block_rows: block_rows(level, rows), rows_per_image, c_out: s.c_out };
+    let fast = winograd::applies(s).then(|| Tiles::new(level, &forward_windows(s, &bundles, 0), s.n));
+    let partials = match fast {
+        Some(tiles) => Partials { block_rows: tiles.block, rows_per_image: tiles.per_image(), c_out: s.c_out },
+        None => Partials { block_rows: block_rows(level, rows), rows_per_image, c_out: s.c_out },
+    };
     let Epilogue { mut stats, bias, add, relu } = epilogue;
     let out = SharedOut::new(y);
     with_shared(if stats.is_some() { partials.len(s.n) } else { 0 }, |sums| {
         let shared_sums = SharedOut::new(sums);
         for (bundle, (panels, b)) in weights.parts(s, Pass::Forward).enumerate() {
             let base = bundle * bundles.c_out;
-            let finish = |rows: std::ops::Range<usize>, cols: std::ops::Range<usize>, offsets: &[usize]| {
+            let finish = |part: usize, offsets: &[usize], cols: std::ops::Range<usize>| {
                 let channels = base + cols.start..base + cols.end;
                 if stats.is_some() {
                     // SAFETY: a task owns the rows and channels it finishes.
                     #[expect(unsafe_code, reason = "tasks share the output")]
                     unsafe {
-                        partials.sum(level, out, shared_sums, rows, channels.clone(), offsets, cols.start);
+                        partials.sum(level, out, shared_sums, part, channels.clone(), offsets, cols.start);
                     }
                 }
                 if bias.is_some() || add.is_some() || relu {
@@ -54,25 +61,17 @@ pub(super) fn forward(
                 }
             };
             let needed = stats.is_some() || bias.is_some() || add.is_some() || relu;
-            let product = Product {
-                level,
-                rows,
-                left: Left::Windows { windows: forward_windows(s, &bundles, bundle), x, norm },
-                panels,
-                b,
-                out,
-                map: RowMap {
-                    base,
-                    step: [rows_per_image * s.c_out, s.out_w() * s.c_out, s.c_out],
-                    out: [s.out_h(), s.out_w()],
-                },
-                accumulate: false,
-                finish: needed.then_some(&finish as &Finish),
+            let finish = needed.then_some(&finish as &Finish);
+            let map = RowMap {
+                base,
+                step: [rows_per_image * s.c_out, s.out_w() * s.c_out, s.c_out],
+                out: [s.out_h(), s.out_w()],
             };
+            let windows = forward_windows(s, &bundles, bundle);
             // SAFETY: `y` is borrowed by this function and its rows are disjoint.
             #[expect(unsafe_code, reason = "tasks share the output")]
             unsafe {
-                product.run();
+                run(level, fast, windows, rows, x, norm, panels, b, out, map, false, finish);
             }
         }
         if let Some(stats) = &mut stats {
@@ -98,12 +97,46 @@ pub(super) fn backward_data(s: &ConvShape, dy: &[f32], weights: &Packed, dx: &mu
             continue;
         }
         let (windows, map) = backward_windows(s, &bundles, bundle, &phase);
-        let left = Left::Windows { windows, x: dy, norm: None };
-        let product = Product { level, rows, left, panels, b, out, map, accumulate, finish: None };
+        let fast = winograd::applies(s).then(|| Tiles::new(level, &windows, s.n));
         // SAFETY: `dx` is borrowed by this function and the rows of a phase are disjoint pixels.
         #[expect(unsafe_code, reason = "tasks share the output")]
         unsafe {
-            product.run();
+            run(level, fast, windows, rows, dy, None, panels, b, out, map, accumulate, None);
+        }
+    }
+}
+
+/// One product of windows and packed weights, by tiles if there are any.
+///
+/// # Safety
+/// The slice of `out` is still borrowed, its rows are disjoint, and nothing else touches them meanwhile.
+#[expect(unsafe_code, reason = "tasks share the output")]
+#[expect(clippy::too_many_arguments, reason = "the two kinds of product, field by field")]
+unsafe fn run(
+    level: Level,
+    tiles: Option<Tiles>,
+    windows: Windows,
+    rows: usize,
+    x: &[f32],
+    norm: Option<Norm>,
+    panels: Panels,
+    b: &[f32],
+    out: SharedOut,
+    map: RowMap,
+    accumulate: bool,
+    finish: Option<&Finish>,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match tiles {
+            Some(tiles) => {
+                WinogradProduct { level, tiles, windows, x, norm, panels, weights: b, out, map, accumulate, finish }
+                    .run();
+            }
+            None => {
+                let left = Left::Windows { windows, x, norm };
+                Product { level, rows, left, panels, b, out, map, accumulate, finish }.run();
+            }
         }
     }
 }

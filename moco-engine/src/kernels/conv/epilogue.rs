@@ -19,8 +19,8 @@ pub struct Epilogue<'a> {
     pub relu: bool,
 }
 
-/// Partial sums in f32 over the rows that a block and an image share. Both only grow from row to row, so block + image
-/// numbers them.
+/// Partial sums in f32, `[part, 2, c_out]`, with the parts of [`Finish`](crate::kernels::gemm::product::Finish). What is
+/// a row here is a pixel or a tile of pixels.
 pub(super) struct Partials {
     pub(super) block_rows: usize,
     pub(super) rows_per_image: usize,
@@ -48,33 +48,27 @@ impl Partials {
         }
     }
 
-    /// Writes the partial sums of some rows and channels of the output.
+    /// Writes the partial sums of a part over the given rows and channels of the output.
     ///
     /// # Safety
-    /// The caller's task alone touches these rows and channels of `y`, and these channels of the rows' partial sums.
+    /// The caller's task alone touches these rows and channels of `y`, and these channels of the part's sums.
     #[expect(unsafe_code, reason = "tasks share the output")]
+    #[expect(clippy::too_many_arguments, reason = "a region of the output and one of the sums")]
     pub(super) unsafe fn sum(
         &self,
         level: Level,
         y: SharedOut,
         partials: SharedOut,
-        rows: Range<usize>,
+        part: usize,
         channels: Range<usize>,
         offsets: &[usize],
         column: usize,
     ) {
-        let block = rows.start / self.block_rows;
-        let mut from = rows.start;
-        while from < rows.end {
-            let image = from / self.rows_per_image;
-            let to = rows.end.min((image + 1) * self.rows_per_image);
-            let at = (block + image) * 2 * self.c_out + channels.start;
-            // SAFETY: the caller's promise; the two halves do not overlap.
-            let (sums, squares) =
-                unsafe { (partials.slice(at, channels.len()), partials.slice(at + self.c_out, channels.len())) };
-            sum_rows(level, y, &offsets[from - rows.start..to - rows.start], column, sums, squares);
-            from = to;
-        }
+        let at = part * 2 * self.c_out + channels.start;
+        // SAFETY: the caller's promise; the two halves do not overlap.
+        let (sums, squares) =
+            unsafe { (partials.slice(at, channels.len()), partials.slice(at + self.c_out, channels.len())) };
+        sum_rows(level, y, offsets, column, sums, squares);
     }
 }
 

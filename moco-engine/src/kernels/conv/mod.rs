@@ -15,6 +15,7 @@ mod shape;
 mod tests;
 mod weight_gradient;
 mod weights;
+mod winograd;
 
 pub use epilogue::Epilogue;
 pub use shape::ConvShape;

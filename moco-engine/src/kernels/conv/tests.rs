@@ -149,6 +149,27 @@ fn awkward_shapes_agree_with_f64_on_every_instruction_set() {
 }
 
 #[test]
+fn wide_3x3_layers_agree_with_f64() {
+    let layers = [
+        // n, h, w, c_in, c_out, padding
+        (2, 7, 9, 64, 64, 1),
+        (1, 1, 1, 32, 33, 1),
+        (3, 2, 2, 35, 40, 1),
+        (1, 12, 5, 300, 50, 0),
+        (1, 6, 6, 50, 270, 2),
+        (5, 4, 4, 33, 96, 3),
+        (1, 33, 34, 47, 32, 1),
+    ];
+    for level in Level::available() {
+        for (n, h, w, c_in, c_out, padding) in layers {
+            let s = ConvShape { n, h, w, c_in, c_out, kernel: 3, stride: 1, padding, groups: 1 };
+            assert!(winograd::applies(&s));
+            check(level, &s);
+        }
+    }
+}
+
+#[test]
 fn groups_of_any_width_agree_with_f64() {
     for level in Level::available() {
         for (groups, group_in, group_out) in

@@ -4,8 +4,9 @@ use rayon::prelude::*;
 
 use super::geometry::{Bundles, Phase, phases};
 use super::shape::ConvShape;
+use super::winograd::{self, POSITIONS, transform_kernel};
 use crate::kernels::gemm::AlignedBuffer;
-use crate::kernels::gemm::level::Level;
+use crate::kernels::gemm::level::{Level, multiversion};
 use crate::kernels::gemm::panels::Panels;
 
 /// Which pass packed weights serve.
@@ -48,7 +49,9 @@ impl Packed {
     pub(super) fn needed_len_at(level: Level, shape: &ConvShape, pass: Pass) -> usize {
         shape.assert_valid();
         let bundles = Bundles::new(shape);
-        bundles.count * parts(shape, pass).map(|taps| panels(level, &bundles, pass, taps).len()).sum::<usize>()
+        let matrices = matrices(shape);
+        bundles.count
+            * parts(shape, pass).map(|taps| matrices * panels(shape, level, &bundles, pass, taps).len()).sum::<usize>()
     }
 
     /// Replaces the content by `weight` `[c_out, c_in / groups, kernel, kernel]` of this layer.
@@ -62,15 +65,15 @@ impl Packed {
         let mut rest = self.data.at_least(Packed::needed_len_at(level, shape, pass));
         for bundle in 0..bundles.count {
             for taps in parts(shape, pass) {
-                let panels = panels(level, &bundles, pass, taps);
-                let (part, after) = rest.split_at_mut(panels.len());
+                let panels = panels(shape, level, &bundles, pass, taps);
+                let (part, after) = rest.split_at_mut(matrices(shape) * panels.len());
                 rest = after;
                 if part.is_empty() {
                     continue;
                 }
-                let one = panels.k() * level.tile_cols();
+                let one = matrices(shape) * panels.k() * level.tile_cols();
                 part.par_chunks_mut(one).enumerate().for_each(|(panel, out)| {
-                    pack_panel(shape, &bundles, bundle, pass, taps, &panels, panel, weight, out);
+                    pack_panel(level, shape, &bundles, bundle, pass, taps, &panels, panel, weight, out);
                 });
             }
         }
@@ -95,8 +98,8 @@ impl Packed {
         let (level, bundles, shape) = (self.level, Bundles::new(shape), *shape);
         let mut rest = self.data.as_slice();
         (0..bundles.count).flat_map(move |_| parts(&shape, pass)).map(move |taps| {
-            let panels = panels(level, &bundles, pass, taps);
-            let (part, after) = rest.split_at(panels.len());
+            let panels = panels(&shape, level, &bundles, pass, taps);
+            let (part, after) = rest.split_at(matrices(&shape) * panels.len());
             rest = after;
             (panels, part)
         })
@@ -115,18 +118,24 @@ fn parts(shape: &ConvShape, pass: Pass) -> impl Iterator<Item = [Phase; 2]> + us
     forward.into_iter().chain(backward.into_iter().flatten())
 }
 
-fn panels(level: Level, bundles: &Bundles, pass: Pass, taps: [Phase; 2]) -> Panels {
+/// Matrices of the same size that a part consists of: one, or one for each position of a patch.
+fn matrices(shape: &ConvShape) -> usize {
+    if winograd::applies(shape) { POSITIONS } else { 1 }
+}
+
+fn panels(shape: &ConvShape, level: Level, bundles: &Bundles, pass: Pass, taps: [Phase; 2]) -> Panels {
     let (from, to) = match pass {
         Pass::Forward => (bundles.c_in, bundles.c_out),
         Pass::BackwardData => (bundles.c_out, bundles.c_in),
     };
-    let k = taps[0].taps * taps[1].taps * from;
+    let k = if winograd::applies(shape) { from } else { taps[0].taps * taps[1].taps * from };
     Panels::new(level, k, if k == 0 { 0 } else { to })
 }
 
-/// One panel: rows `(tap y, tap x, channel read)`, columns the channels written.
+/// One panel: rows `(tap y, tap x, channel read)` or `(position, channel read)`, columns the channels written.
 #[expect(clippy::too_many_arguments, reason = "the place of a panel in the packed weights")]
 fn pack_panel(
+    level: Level,
     shape: &ConvShape,
     bundles: &Bundles,
     bundle: usize,
@@ -138,7 +147,8 @@ fn pack_panel(
     out: &mut [f32],
 ) {
     let (first, cols, width) = (panels.column(panel), panels.cols(panel), panels.width(panel));
-    let channels = panels.k() / (taps[0].taps * taps[1].taps);
+    let transformed = winograd::applies(shape);
+    let channels = if transformed { panels.k() } else { panels.k() / (taps[0].taps * taps[1].taps) };
     let area = shape.kernel * shape.kernel;
     let position = |phase: &Phase, tap| match pass {
         Pass::Forward => tap,
@@ -182,6 +192,10 @@ fn pack_panel(
                     }
                 }
             }
+            if transformed {
+                transform_block(level, &block, some * width, channels * width, &mut out[first_channel * width..]);
+                continue;
+            }
             for (tap, block) in block.chunks_exact(CHANNELS * LANES).take(count).enumerate() {
                 let at = ((first_tap + tap) * channels + first_channel) * width;
                 out[at..at + some * width].copy_from_slice(&block[..some * width]);
@@ -194,6 +208,24 @@ fn pack_panel(
 const TAPS: usize = 9;
 const CHANNELS: usize = 16;
 const LANES: usize = 32;
+
+multiversion! {
+    /// Writes the transform of `len` kernels of a block to rows `step` apart, one for each position.
+    fn transform_block(block: &[f32], len: usize, step: usize, out: &mut [f32]) = transform_block_body;
+}
+
+#[inline(always)]
+fn transform_block_body(block: &[f32], len: usize, step: usize, out: &mut [f32]) {
+    for at in (0..len).step_by(8) {
+        let mut taps = [[0.0; 8]; 9];
+        for (t, tap) in taps.iter_mut().enumerate() {
+            *tap = *block[t * CHANNELS * LANES + at..].first_chunk().expect("eight lanes");
+        }
+        for (position, values) in transform_kernel(&taps).iter().enumerate() {
+            out[position * step + at..][..8].copy_from_slice(values);
+        }
+    }
+}
 
 /// Distributes neighbouring kernels: each kernel's tap `positions[t]` goes to row t of the block.
 #[inline]

@@ -45,9 +45,10 @@ impl RowMap {
     }
 }
 
-/// Called for rows and columns of C (columns counted in the product) once they are final and still in the cache, with
-/// the offsets of the rows.
-pub(crate) type Finish<'a> = dyn Fn(Range<usize>, Range<usize>, &[usize]) + Sync + 'a;
+/// Called once rows and columns of C are final and still in the cache, with the number of the part, the offsets of its
+/// rows, and its columns as the product counts them. A part is what a block of rows and an image share; both only grow
+/// from row to row, so that block + image numbers the parts.
+pub(crate) type Finish<'a> = dyn Fn(usize, &[usize], Range<usize>) + Sync + 'a;
 
 /// `C (+)= A · B`.
 pub(crate) struct Product<'a> {
@@ -142,7 +143,15 @@ impl Product<'_> {
                         panel_product(self.level, lhs, to - from, a, b, width, cols, self.out, offsets, column, add)
                     };
                     if let (true, Some(finish)) = (to == k, self.finish) {
-                        finish(rows.clone(), column..column + cols, offsets);
+                        let per_image = self.map.out[0] * self.map.out[1];
+                        let mut from = rows.start;
+                        while from < rows.end {
+                            let image = from / per_image;
+                            let to = rows.end.min((image + 1) * per_image);
+                            let part = &offsets[from - rows.start..to - rows.start];
+                            finish(block + image, part, column..column + cols);
+                            from = to;
+                        }
                     }
                 }
                 from = to;

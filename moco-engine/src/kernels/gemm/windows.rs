@@ -216,8 +216,9 @@ fn zero(out: &mut [f32]) {
     }
 }
 
+/// `x · scale + shift`, then ReLU if asked.
 #[inline(always)]
-fn normalise(from: &[f32], scale: &[f32], shift: &[f32], relu: bool, out: &mut [f32]) {
+pub(crate) fn normalise(from: &[f32], scale: &[f32], shift: &[f32], relu: bool, out: &mut [f32]) {
     let values = from.iter().zip(scale).zip(shift);
     if relu {
         for (out, ((x, scale), shift)) in out.iter_mut().zip(values) {

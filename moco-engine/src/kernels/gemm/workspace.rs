@@ -13,6 +13,10 @@ pub(crate) struct Workspace {
     pub(crate) b: AlignedBuffer,
     /// Offsets of rows in C.
     pub(crate) rows: Vec<usize>,
+    /// Those of `rows` that exist.
+    pub(crate) inside: Vec<usize>,
+    /// Offsets of rows in a result that is kept here.
+    pub(crate) product_rows: Vec<usize>,
 }
 
 thread_local! {

@@ -1,0 +1,409 @@
+//! 3×3 convolutions of stride 1 by Winograd's F(2×2, 3×3) (arXiv:1509.09308): 16 multiplications for 4 outputs where the
+//! definition has 36. The small transforms have coefficients 0, ±1 and ½, so that results stay as exact as those of the
+//! direct sum to about one bit.
+//!
+//! For a tile of 2×2 outputs under a patch `d` of 4×4 inputs, `Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`; summed over channels,
+//! the elementwise product becomes 16 matrix products, one for each position ξ of the 4×4 patch.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::shape::ConvShape;
+use crate::kernels::gemm::level::{Level, multiversion};
+use crate::kernels::gemm::panels::Panels;
+use crate::kernels::gemm::product::{Finish, RowMap};
+use crate::kernels::gemm::tile::{BLOCK, Lhs, PITCH, SharedOut, panel_product};
+use crate::kernels::gemm::windows::{Norm, Windows, normalise};
+use crate::kernels::gemm::workspace::with_workspace;
+
+/// Positions of a patch.
+pub(super) const POSITIONS: usize = 16;
+
+/// Channels that are transformed at a time.
+const LANES: usize = 16;
+
+/// An output pixel that lies outside the image.
+const OUTSIDE: usize = usize::MAX;
+
+type Vector = [f32; LANES];
+
+/// Whether a layer is computed this way: narrow layers would spend their time in the transforms.
+pub(super) fn applies(s: &ConvShape) -> bool {
+    s.kernel == 3 && s.stride == 1 && s.groups == 1 && s.c_in >= 32 && s.c_out >= 32
+}
+
+/// The 2×2 tiles that cover an output.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tiles {
+    /// Height and width of the output in tiles.
+    size: [usize; 2],
+    /// All tiles of all images.
+    count: usize,
+    /// Tiles of a task. A function of the sizes alone.
+    pub(super) block: usize,
+}
+
+impl Tiles {
+    pub(super) fn new(level: Level, windows: &Windows, n: usize) -> Tiles {
+        let size = windows.out.map(|side| side.div_ceil(2));
+        let count = n * size[0] * size[1];
+        // Patches of a block, all channels: at most about half of a second-level cache of 1 MiB.
+        let most = (512 * 1024 / (4 * POSITIONS * windows.channels)).clamp(28, 56);
+        let block = count.div_ceil(16).clamp(14, most).next_multiple_of(level.tile_rows());
+        Tiles { size, count, block }
+    }
+
+    pub(super) fn per_image(&self) -> usize {
+        self.size[0] * self.size[1]
+    }
+
+    /// Image, and row and column of the tile's first output pixel.
+    #[inline(always)]
+    fn place(&self, tile: usize) -> (usize, usize, usize) {
+        let (image, tile) = (tile / self.per_image(), tile % self.per_image());
+        (image, 2 * (tile / self.size[1]), 2 * (tile % self.size[1]))
+    }
+
+    /// Offsets of the four output pixels of each tile, [`OUTSIDE`] where the output ends.
+    fn offsets(&self, tiles: Range<usize>, map: &RowMap, out: &mut Vec<usize>) {
+        out.clear();
+        out.extend(tiles.flat_map(|tile| {
+            let (image, y, x) = self.place(tile);
+            [(y, x), (y, x + 1), (y + 1, x), (y + 1, x + 1)].map(|(y, x)| {
+                if y < map.out[0] && x < map.out[1] {
+                    map.base + image * map.step[0] + y * map.step[1] + x * map.step[2]
+                } else {
+                    OUTSIDE
+                }
+            })
+        }));
+    }
+}
+
+/// A convolution of stride 1 with transformed and packed 3×3 weights.
+pub(super) struct WinogradProduct<'a> {
+    pub(super) level: Level,
+    pub(super) tiles: Tiles,
+    pub(super) windows: Windows,
+    pub(super) x: &'a [f32],
+    pub(super) norm: Option<Norm<'a>>,
+    /// Of one of the 16 matrices, input channels × output channels.
+    pub(super) panels: Panels,
+    /// `[panel, position, input channel, column]`.
+    pub(super) weights: &'a [f32],
+    pub(super) out: SharedOut,
+    pub(super) map: RowMap,
+    pub(super) accumulate: bool,
+    pub(super) finish: Option<&'a Finish<'a>>,
+}
+
+impl WinogradProduct<'_> {
+    /// Runs on rayon's current pool.
+    ///
+    /// # Safety
+    /// The slice of `out` is still borrowed, its rows are disjoint, and nothing else touches them meanwhile.
+    #[expect(unsafe_code, reason = "tasks share the output")]
+    pub(super) unsafe fn run(&self) {
+        let blocks = self.tiles.count.div_ceil(self.tiles.block);
+        let panels = self.panels.count();
+        // Only the transform of the input is repeated where the panels are divided, and no result changes.
+        let wanted = (3 * rayon::current_num_threads()).div_ceil(blocks.max(1));
+        let splits = if rayon::current_num_threads() == 1 { 1 } else { wanted.clamp(1, panels.div_ceil(4).max(1)) };
+        let per_split = panels.div_ceil(splits).max(1);
+        let splits = panels.div_ceil(per_split);
+        (0..blocks * splits).into_par_iter().with_max_len(1).for_each(|task| {
+            let (block, split) = (task / splits, task % splits);
+            // SAFETY: tasks own disjoint tiles or columns; the rest is the caller's promise.
+            unsafe { self.task(block, split * per_split..panels.min((split + 1) * per_split)) }
+        });
+    }
+
+    #[expect(unsafe_code, reason = "tasks share the output")]
+    unsafe fn task(&self, block: usize, panels: Range<usize>) {
+        let first = block * self.tiles.block;
+        let tiles = first..self.tiles.count.min(first + self.tiles.block);
+        let (count, channels) = (tiles.len(), self.windows.channels);
+        with_workspace(|workspace| {
+            let patches = workspace.a.at_least(channels.div_ceil(BLOCK) * POSITIONS * count * PITCH);
+            transform_input(self.level, &self.windows, self.x, self.norm.as_ref(), &self.tiles, tiles.clone(), patches);
+            self.tiles.offsets(tiles.clone(), &self.map, &mut workspace.rows);
+            let places = &workspace.rows[..];
+            let (places, inside) = (places, &mut workspace.inside);
+            inside.clear();
+            inside.extend(places.iter().copied().filter(|&place| place != OUTSIDE));
+            let width = self.level.tile_cols();
+            let products = workspace.b.at_least(POSITIONS * count * width);
+            let rows = &mut workspace.product_rows;
+            rows.clear();
+            rows.extend((0..count).map(|tile| tile * width));
+            for panel in panels {
+                let (column, cols, stored) =
+                    (self.panels.column(panel), self.panels.cols(panel), self.panels.width(panel));
+                let weights = &self.weights[POSITIONS * self.panels.offset(panel)..][..POSITIONS * channels * stored];
+                for (position, weights) in weights.chunks_exact(channels * stored).enumerate() {
+                    let products = SharedOut::new(&mut products[position * count * width..][..count * width]);
+                    for (i, from) in (0..channels).step_by(BLOCK).enumerate() {
+                        let depth = BLOCK.min(channels - from);
+                        let patches = &patches[(i * POSITIONS + position) * count * PITCH..];
+                        let weights = &weights[from * stored..];
+                        // SAFETY: `products` belongs to this thread.
+                        unsafe {
+                            panel_product(
+                                self.level,
+                                Lhs::Rows,
+                                depth,
+                                patches,
+                                weights,
+                                stored,
+                                stored,
+                                products,
+                                rows,
+                                0,
+                                i > 0,
+                            );
+                        }
+                    }
+                }
+                transform_output(self.level, products, width, places, self.out, column, cols, self.accumulate);
+                if let Some(finish) = self.finish {
+                    self.finish(block, tiles.clone(), inside, column..column + cols, finish);
+                }
+            }
+        });
+    }
+
+    /// Hands the pixels of each image to `finish`.
+    fn finish(&self, block: usize, tiles: Range<usize>, mut pixels: &[usize], cols: Range<usize>, finish: &Finish) {
+        let per_image = self.tiles.per_image();
+        let mut from = tiles.start;
+        while from < tiles.end {
+            let image = from / per_image;
+            let to = tiles.end.min((image + 1) * per_image);
+            let end = if to == tiles.end { usize::MAX } else { (image + 1) * self.map.step[0] + self.map.base };
+            let (these, rest) = pixels.split_at(pixels.partition_point(|&pixel| pixel < end));
+            finish(block + image, these, cols.clone());
+            (pixels, from) = (rest, to);
+        }
+    }
+}
+
+multiversion! {
+    /// `Bᵀ d B` of every tile and channel, to `[channel block, position, tile, channel]`, tiles [`PITCH`] apart.
+    pub(super) fn transform_input(
+        windows: &Windows, x: &[f32], norm: Option<&Norm<'_>>, tiles: &Tiles, range: Range<usize>, out: &mut [f32],
+    ) = transform_input_body;
+}
+
+#[inline(always)]
+fn transform_input_body(
+    w: &Windows,
+    x: &[f32],
+    norm: Option<&Norm<'_>>,
+    tiles: &Tiles,
+    range: Range<usize>,
+    out: &mut [f32],
+) {
+    let count = range.len();
+    let image_len = w.size[0] * w.size[1] * w.pixel;
+    let line = w.size[1] * w.pixel;
+    for (t, tile) in range.enumerate() {
+        let (image, y, x_out) = tiles.place(tile);
+        let (top, left) = (y as isize + w.origin[0], x_out as isize + w.origin[1]);
+        let pixels = &x[image * image_len..][..image_len];
+        let inside = top >= 0 && left >= 0 && top + 4 <= w.size[0] as isize && left + 4 <= w.size[1] as isize;
+        let group = norm.and_then(|norm| norm.group_of_image.get(image)).map_or(0, |&g| g as usize) * w.pixel;
+        for channel in (0..w.channels).step_by(LANES) {
+            let lanes = LANES.min(w.channels - channel);
+            let at = w.channel + channel;
+            let mut patch = [[[0.0; LANES]; 4]; 4];
+            if inside && lanes == LANES && norm.is_none() {
+                let corner = (top as usize * w.size[1] + left as usize) * w.pixel + at;
+                let pixels = &pixels[corner..corner + 3 * line + 3 * w.pixel + LANES];
+                for (i, row) in patch.iter_mut().enumerate() {
+                    for (j, value) in row.iter_mut().enumerate() {
+                        *value = *pixels[i * line + j * w.pixel..].first_chunk().expect("a whole vector");
+                    }
+                }
+            } else {
+                for (i, row) in patch.iter_mut().enumerate() {
+                    for (j, value) in row.iter_mut().enumerate() {
+                        let (y, x) = (top + i as isize, left + j as isize);
+                        if y < 0 || x < 0 || y >= w.size[0] as isize || x >= w.size[1] as isize {
+                            continue;
+                        }
+                        let from = &pixels[y as usize * line + x as usize * w.pixel + at..][..lanes];
+                        match norm {
+                            None => value[..lanes].copy_from_slice(from),
+                            Some(norm) => {
+                                let at = group + at;
+                                let (scale, shift) = (&norm.scale[at..at + lanes], &norm.shift[at..at + lanes]);
+                                normalise(from, scale, shift, norm.relu, &mut value[..lanes]);
+                            }
+                        }
+                    }
+                }
+            }
+            let patch = input_side(patch);
+            let base = channel / BLOCK * POSITIONS * count;
+            for (position, value) in patch.as_flattened().iter().enumerate() {
+                let at = (base + position * count + t) * PITCH + channel % BLOCK;
+                out[at..at + LANES].copy_from_slice(value);
+            }
+        }
+    }
+}
+
+/// `Bᵀ d B`. Plain loops instead of closures over arrays: those are not inlined into functions for a CPU feature.
+#[inline(always)]
+fn input_side(d: [[Vector; 4]; 4]) -> [[Vector; 4]; 4] {
+    let mut rows = [[[0.0; LANES]; 4]; 4];
+    for i in 0..4 {
+        rows[i] = input_line(d[i]);
+    }
+    let mut out = [[[0.0; LANES]; 4]; 4];
+    for j in 0..4 {
+        let column = input_line([rows[0][j], rows[1][j], rows[2][j], rows[3][j]]);
+        for i in 0..4 {
+            out[i][j] = column[i];
+        }
+    }
+    out
+}
+
+#[inline(always)]
+fn input_line([a, b, c, d]: [Vector; 4]) -> [Vector; 4] {
+    [sub(a, c), add(b, c), sub(c, b), sub(b, d)]
+}
+
+multiversion! {
+    /// `Y = Aᵀ m A` of `cols` columns of every tile, from `[position, tile, width]` to the four pixels of each tile in
+    /// `out`, which the calling task owns; overwrites or adds.
+    fn transform_output(
+        products: &[f32], width: usize, places: &[usize], out: SharedOut, column: usize, cols: usize, accumulate: bool,
+    ) = transform_output_body;
+}
+
+#[inline(always)]
+fn transform_output_body(
+    products: &[f32],
+    width: usize,
+    places: &[usize],
+    out: SharedOut,
+    column: usize,
+    cols: usize,
+    accumulate: bool,
+) {
+    let count = places.len() / 4;
+    for (t, places) in places.chunks_exact(4).enumerate() {
+        let mut from = 0;
+        while from + LANES <= cols {
+            output_tile::<LANES>(products, width, count, t, from, places, out, column, LANES, accumulate);
+            from += LANES;
+        }
+        while from < cols {
+            output_tile::<8>(products, width, count, t, from, places, out, column, (cols - from).min(8), accumulate);
+            from += 8;
+        }
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a tile among the products and among the outputs")]
+fn output_tile<const N: usize>(
+    products: &[f32],
+    width: usize,
+    count: usize,
+    t: usize,
+    from: usize,
+    places: &[usize],
+    out: SharedOut,
+    column: usize,
+    lanes: usize,
+    accumulate: bool,
+) {
+    let mut rows = [[[0.0; N]; 2]; 4];
+    for i in 0..4 {
+        let mut line = [[0.0; N]; 4];
+        for j in 0..4 {
+            let at = ((4 * i + j) * count + t) * width + from;
+            line[j] = *products[at..].first_chunk().expect("panels are whole vectors");
+        }
+        rows[i] = output_line(line);
+    }
+    for j in 0..2 {
+        let column_of = output_line([rows[0][j], rows[1][j], rows[2][j], rows[3][j]]);
+        for i in 0..2 {
+            let place = places[2 * i + j];
+            if place == OUTSIDE {
+                continue;
+            }
+            // SAFETY: the calling task owns these pixels and columns.
+            #[expect(unsafe_code, reason = "tasks share the output")]
+            let pixel = unsafe { out.slice(place + column + from, lanes) };
+            if lanes == N {
+                let pixel: &mut [f32; N] = pixel.first_chunk_mut().expect("N values");
+                *pixel = if accumulate { add(*pixel, column_of[i]) } else { column_of[i] };
+            } else {
+                for (pixel, value) in pixel.iter_mut().zip(column_of[i]) {
+                    *pixel = if accumulate { *pixel + value } else { value };
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn output_line<const N: usize>([a, b, c, d]: [[f32; N]; 4]) -> [[f32; N]; 2] {
+    [add(add(a, b), c), sub(sub(b, c), d)]
+}
+
+/// `G g Gᵀ` of the nine taps of `N` kernels side by side.
+#[inline(always)]
+pub(super) fn transform_kernel<const N: usize>(taps: &[[f32; N]; 9]) -> [[f32; N]; POSITIONS] {
+    let mut rows = [[[0.0; N]; 4]; 3];
+    for i in 0..3 {
+        rows[i] = kernel_line([taps[3 * i], taps[3 * i + 1], taps[3 * i + 2]]);
+    }
+    let mut out = [[0.0; N]; POSITIONS];
+    for j in 0..4 {
+        let column = kernel_line([rows[0][j], rows[1][j], rows[2][j]]);
+        for i in 0..4 {
+            out[4 * i + j] = column[i];
+        }
+    }
+    out
+}
+
+#[inline(always)]
+fn kernel_line<const N: usize>([a, b, c]: [[f32; N]; 3]) -> [[f32; N]; 4] {
+    let (ends, middle) = (halve(add(a, c)), halve(b));
+    [a, add(ends, middle), sub(ends, middle), c]
+}
+
+#[inline(always)]
+fn add<const N: usize>(a: [f32; N], b: [f32; N]) -> [f32; N] {
+    let mut out = a;
+    for i in 0..N {
+        out[i] += b[i];
+    }
+    out
+}
+
+#[inline(always)]
+fn sub<const N: usize>(a: [f32; N], b: [f32; N]) -> [f32; N] {
+    let mut out = a;
+    for i in 0..N {
+        out[i] -= b[i];
+    }
+    out
+}
+
+#[inline(always)]
+fn halve<const N: usize>(a: [f32; N]) -> [f32; N] {
+    let mut out = a;
+    for value in &mut out {
+        *value *= 0.5;
+    }
+    out
+}
