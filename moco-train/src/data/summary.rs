@@ -1,6 +1,11 @@
 //! A look at a data set before a run: what is there, what is broken, how fast it decodes.
 
-use super::{Corrupt, Dataset, DatasetKind, Result};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use moco_image::Image;
+
+use super::{Corrupt, Dataset, DatasetKind, Error, ReadBuffers, Result};
 
 /// How many looked-at images have a size.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,19 +52,52 @@ pub struct Summary {
 /// # Errors
 /// Only what makes the whole set unusable; broken images are in the summary.
 pub fn summarise(dataset: &Dataset, sample: usize, seconds: f64) -> Result<Summary> {
-    let _ = (sample, seconds);
+    let looks = dataset.len().min(sample.max(1));
+    let (mut image, mut buffers) = (Image::default(), ReadBuffers::default());
+    let mut corrupt = Vec::new();
+    let (mut width, mut height) = ((usize::MAX, 0), (usize::MAX, 0));
+    let (mut looked_at, mut bytes) = (0, 0);
+    let mut counts = BTreeMap::new(); // ⌊log₂ of the shorter side⌋ → images
+    let begin = Instant::now();
+    for look in 0..looks {
+        if looked_at > 0 && begin.elapsed().as_secs_f64() > seconds {
+            break;
+        }
+        let index = look * dataset.len() / looks;
+        looked_at += 1;
+        if let Err(error) = dataset.load_into(index, &mut buffers, &mut image) {
+            let (name, reason) = match error {
+                Error::Image { name, source } => (name, source.to_string()),
+                other => (dataset.name(index), other.to_string()),
+            };
+            corrupt.push(Corrupt { index, name, reason });
+            continue;
+        }
+        width = (width.0.min(image.width()), width.1.max(image.width()));
+        height = (height.0.min(image.height()), height.1.max(image.height()));
+        *counts.entry(image.width().min(image.height()).ilog2()).or_insert(0) += 1;
+        bytes += image.data().len();
+    }
+    let readable = looked_at - corrupt.len();
+    let span = |(low, high): (usize, usize)| if readable == 0 { (0, 0) } else { (low, high) };
     Ok(Summary {
         kind: dataset.kind(),
         images: dataset.len(),
-        classes: 0,
-        class_sizes: None,
+        classes: dataset.class_names().len(),
+        class_sizes: class_sizes(dataset),
         channels: dataset.channels(),
-        looked_at: 0,
-        width: (0, 0),
-        height: (0, 0),
-        sizes: Vec::new(),
-        corrupt: Vec::new(),
-        decode_rate: 0.0,
-        decoded_bytes: 0.0,
+        looked_at,
+        width: span(width),
+        height: span(height),
+        sizes: counts.into_iter().map(|(log, count)| SizeBucket { from: 1 << log, to: 2 << log, count }).collect(),
+        corrupt,
+        decode_rate: looked_at as f64 / begin.elapsed().as_secs_f64().max(1e-9),
+        decoded_bytes: bytes as f64 / readable.max(1) as f64,
     })
+}
+
+fn class_sizes(dataset: &Dataset) -> Option<(usize, usize)> {
+    let mut sizes = vec![0usize; dataset.class_names().len()];
+    (0..dataset.len()).filter_map(|i| dataset.label(i)).for_each(|label| sizes[label] += 1);
+    Some((*sizes.iter().min()?, *sizes.iter().max()?))
 }
