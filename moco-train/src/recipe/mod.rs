@@ -135,7 +135,9 @@ pub struct OptimRecipe {
     pub epochs: u64,
     /// Learning rate before the schedule.
     pub lr: f64,
-    /// Batch for which `lr` was chosen; only ever used to give a hint.
+    /// Learning rate of the reference, chosen for …
+    pub reference_lr: f64,
+    /// … batches of this size; both are only ever used to give a hint.
     pub reference_batch: usize,
     /// Momentum of SGD.
     pub momentum: f64,
@@ -216,10 +218,17 @@ impl Recipe {
         }
     }
 
-    /// Learning rate that the linear rule (lr ∝ batch, arXiv:1706.02677) gives for this batch, when it is another
-    /// batch than the one `lr` was chosen for.
-    pub fn linear_rule_hint(&self) -> Option<f64> {
-        let (batch, reference) = (self.optim.batch, self.optim.reference_batch);
-        (batch != reference).then(|| self.optim.lr * batch as f64 / reference as f64)
+    /// What the linear rule (lr ∝ batch, arXiv:1706.02677) gives for this batch, in words, where `lr` is something else.
+    pub fn linear_rule_hint(&self) -> Option<String> {
+        let o = &self.optim;
+        let linear = o.reference_lr * o.batch as f64 / o.reference_batch as f64;
+        let differs = (o.lr / linear - 1.0).abs() > 0.02;
+        differs.then(|| {
+            format!(
+                "lr {} was chosen for batches of {}; for {} the linear rule gives {linear:.5}, and this run has {} \
+                 (`--lr {linear:.5}` follows the rule)",
+                o.reference_lr, o.reference_batch, o.batch, o.lr
+            )
+        })
     }
 }

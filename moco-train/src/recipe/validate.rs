@@ -46,6 +46,7 @@ impl Recipe {
         if !(o.lr.is_finite() && o.lr >= 0.0) {
             return Err(wrong("optim.lr", format!("{} is not a learning rate", o.lr)));
         }
+        positive("optim.reference_lr", o.reference_lr)?;
         at_least("optim.reference_batch", o.reference_batch, 1)?;
         share("optim.momentum", o.momentum as f64, false)?;
         if !(o.weight_decay.is_finite() && o.weight_decay >= 0.0) {

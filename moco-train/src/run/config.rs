@@ -16,6 +16,8 @@ use crate::{Error, Result};
 pub struct RunConfig {
     /// Program and version that started the run.
     pub tool_version: String,
+    /// Whether the result is also written with its projector.
+    pub keep_projector: bool,
     /// Where the images are.
     pub source: Source,
     /// The recipe with all overrides, and with what the data decided.
@@ -68,7 +70,7 @@ impl RunConfig {
             channels,
             monitor_data: monitor_data.map(absolute).transpose()?,
         };
-        Ok((RunConfig { tool_version: tool_version(), source, recipe }, notes))
+        Ok((RunConfig { tool_version: tool_version(), keep_projector: false, source, recipe }, notes))
     }
 
     /// Reads `config.toml`.

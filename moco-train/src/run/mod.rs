@@ -13,6 +13,7 @@ mod config;
 mod folder;
 mod metrics;
 mod monitor;
+pub mod preview;
 mod result;
 mod tensorboard;
 mod trainer;

@@ -8,23 +8,17 @@ use moco_models::{Graph, Weights};
 use super::{Record, RunConfig, RunFolder, read_metrics, tool_version};
 use crate::{Error, Result};
 
-/// Writes `backbone.safetensors` and the card as `README.md`; with `keep_projector` also
-/// `backbone-with-projector.safetensors`, for those who go on with the contrast.
+/// Writes `backbone.safetensors` and the card as `README.md`; where the configuration wants
+/// it also `backbone-with-projector.safetensors`, for those who go on with the contrast.
 ///
 /// # Errors
 /// [`Error::Model`] if the weights hold what is not a number, or the disk refuses.
-pub fn write(
-    folder: &RunFolder,
-    config: &RunConfig,
-    graph: &Graph,
-    query: &Weights,
-    keep_projector: bool,
-) -> Result<()> {
+pub fn write(folder: &RunFolder, config: &RunConfig, graph: &Graph, query: &Weights) -> Result<()> {
     let card = card(folder, config, false)?;
     save_backbone(&folder.backbone_path(), graph, query, &card)?;
     let readme = card.to_readme();
     moco_models::write_atomically(&folder.path().join("README.md"), |out| out.write_all(readme.as_bytes()))?;
-    if keep_projector {
+    if config.keep_projector {
         let path = folder.path().join("backbone-with-projector.safetensors");
         save_backbone(&path, graph, query, &self::card(folder, config, true)?)?;
     }

@@ -160,7 +160,6 @@ impl Trainer {
     pub fn run(
         &mut self,
         threads: usize,
-        keep_projector: bool,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Outcome> {
@@ -172,7 +171,7 @@ impl Trainer {
             }
         }
         log.sync()?;
-        result::write(&self.folder, &self.config, &self.graph, self.moco.state().query, keep_projector)?;
+        result::write(&self.folder, &self.config, &self.graph, self.moco.state().query)?;
         Ok(Outcome::Finished)
     }
 

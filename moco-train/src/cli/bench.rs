@@ -1,0 +1,135 @@
+//! `moco-train bench`.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use moco_engine::BnGroups;
+use moco_image::Rng;
+use moco_models::arch::{ArchSpec, Projector, Stem};
+use moco_models::init::initialise;
+use moco_train::objective::{Moco, MocoConfig, MocoState, Sgd, Shuffle, Views};
+use moco_train::run::tool_version;
+use serde_json::json;
+
+use super::compute::ComputeArgs;
+use super::overrides::parse_size;
+
+/// Measures training steps of MoCo v2 on synthetic images: the computation alone, without data
+///
+/// A step is what a training does: both encoders, the contrast with the queue, backward pass, optimiser, momentum
+/// update, shuffling.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  moco-train bench --arch resnet50 --size 224 --batch 16 --steps 6 --json")]
+pub struct Args {
+    /// Network
+    #[arg(long, default_value = "resnet50")]
+    arch: String,
+
+    /// Size of the images: 224 or 128x96
+    #[arg(long, default_value = "224")]
+    size: String,
+
+    /// Images a step
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+
+    /// Steps that are measured
+    #[arg(long, default_value_t = 6)]
+    steps: usize,
+
+    /// Steps before them
+    #[arg(long, default_value_t = 2)]
+    warmup: usize,
+
+    /// 3×3 stem without pooling
+    #[arg(long)]
+    cifar_stem: bool,
+
+    /// Keys in the queue
+    #[arg(long, default_value_t = 65536)]
+    queue: usize,
+
+    /// Groups of batch statistics
+    #[arg(long, default_value_t = 1)]
+    virtual_ranks: usize,
+
+    /// Prints one JSON line
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// Length of the embedding, temperature and momentum of MoCo v2.
+const DIM: usize = 128;
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<()> {
+    args.compute.prepare()?;
+    let (batch, steps) = (args.batch, args.steps);
+    if batch < 2 * args.virtual_ranks.max(1) || steps == 0 || args.queue == 0 {
+        anyhow::bail!("--batch must be at least 2 a virtual rank, --steps and --queue at least 1");
+    }
+    let [height, width] = parse_size(&args.size)?.map(|side| side as usize);
+    let graph = ArchSpec {
+        stem: if args.cifar_stem { Stem::Cifar } else { Stem::ImageNet },
+        projector: Projector::Mlp { dim: DIM },
+        ..ArchSpec::new(args.arch.clone())
+    }
+    .build()?;
+    let config = MocoConfig {
+        batch,
+        size: [height, width],
+        temperature: 0.2,
+        key_momentum: 0.999,
+        symmetric: false,
+        mask_same_image: false,
+        bn_groups: if args.virtual_ranks > 1 { BnGroups::Ranks(args.virtual_ranks) } else { BnGroups::Whole },
+    };
+    let mut moco = Moco::new(&graph, config, MocoState::new(initialise(&graph, 0), args.queue, DIM, 0))?;
+    let mut rng = Rng::new(0, 0);
+    let values = batch * height * width * graph.in_channels();
+    let views: [Vec<f32>; 2] = std::array::from_fn(|_| (0..values).map(|_| rng.normal() as f32).collect());
+    let images: Vec<u64> = (0..batch as u64).collect();
+    let sgd = Sgd { lr: 0.03, momentum: 0.9, weight_decay: 1e-4 };
+    let (mut times, mut loss) = (vec![], 0.0);
+    for step in 0..args.warmup + steps {
+        let begin = Instant::now();
+        let shuffle = Shuffle::random(batch, &mut rng);
+        loss = moco.step(&Views { views: [&views[0], &views[1]], images: &images }, &[shuffle], &sgd)?.loss;
+        if step >= args.warmup {
+            times.push(begin.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    let median = (times[(steps - 1) / 2] + times[steps / 2]) / 2.0;
+    let images_per_s = batch as f64 / (median / 1e3);
+    if args.json {
+        let tenths = |x: f64| (x * 10.0).round() / 10.0;
+        let line = json!({
+            "peer": tool_version(), "arch": args.arch, "size": args.size, "batch": batch, "steps": steps,
+            "warmup": args.warmup, "device": args.compute.device, "queue": args.queue, "cifar_stem": args.cifar_stem,
+            "virtual_ranks": args.virtual_ranks, "threads": rayon::current_num_threads(),
+            "img_per_s": (images_per_s * 100.0).round() / 100.0,
+            "step_ms": { "min": tenths(times[0]), "median": tenths(median), "max": tenths(times[steps - 1]) },
+            "peak_mib": peak_mib(), "loss": (loss * 1e4).round() / 1e4,
+        });
+        println!("{line}");
+    } else {
+        println!(
+            "{images_per_s:.2} images/s; a step of {batch} takes {median:.1} ms (median of {steps}; {:.1} to {:.1}); {} MiB",
+            times[0],
+            times[steps - 1],
+            peak_mib().map_or("unknown".into(), |m| m.to_string())
+        );
+    }
+    Ok(())
+}
+
+/// Largest memory of this process so far, where the system tells.
+fn peak_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib / 1024)
+}

@@ -1,0 +1,59 @@
+//! The command line: one file a command, each a thin layer over the library.
+
+mod bench;
+mod check;
+mod compute;
+mod export;
+mod import;
+mod overrides;
+mod pretrain;
+mod recipes;
+mod resume;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Learns image features without labels (MoCo v1 and v2) and writes a backbone.
+#[derive(Parser)]
+#[command(name = "moco-train", version, max_term_width = 110, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  moco-train check    --data photos --recipe moco-v2 --arch resnet18 --batch 64
+  moco-train pretrain --data photos --recipe moco-v2 --arch resnet18 --batch 64 --lr 0.0075 --out runs/first
+  moco-train resume   runs/first
+  moco-train export   runs/first/backbone.safetensors --to onnx --out backbone.onnx";
+
+#[derive(Subcommand)]
+enum Command {
+    Pretrain(pretrain::Args),
+    Resume(resume::Args),
+    Check(check::Args),
+    Bench(bench::Args),
+    Import(import::Args),
+    Export(export::Args),
+    Recipes(recipes::Args),
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Pretrain(args) => pretrain::run(&args),
+        Command::Resume(args) => resume::run(&args),
+        Command::Check(args) => check::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Import(args) => import::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Export(args) => export::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Recipes(args) => recipes::run(&args).map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
