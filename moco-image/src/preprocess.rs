@@ -141,6 +141,18 @@ impl PreprocessRule {
         check_mean_std(&self.mean, &self.std, self.channels, "preprocess.mean/std")
     }
 
+    /// Whether images of this many channels are accepted, as they are or converted by [`PreprocessRule::on_mismatch`].
+    ///
+    /// # Errors
+    /// [`Error::Channels`] saying how to convert.
+    pub fn accepts(&self, channels: usize) -> Result<()> {
+        match (channels, self.channels, self.on_mismatch) {
+            (a, b, _) if a == b => Ok(()),
+            (1, 3, ChannelMismatch::ReplicateGrey) | (3, 1, ChannelMismatch::ToGrey) => Ok(()),
+            (got, wanted, _) => Err(mismatch(got, wanted)),
+        }
+    }
+
     /// Height and width of the network's input for an image of `(height, width)`.
     ///
     /// # Errors
@@ -186,15 +198,13 @@ pub fn preprocess_with(
     out: &mut [f32],
 ) -> Result<()> {
     rule.validate()?;
+    rule.accepts(image.channels())?;
     let converted;
-    let image = match (image.channels(), rule.channels, rule.on_mismatch) {
-        (a, b, _) if a == b => image,
-        (1, 3, ChannelMismatch::ReplicateGrey) => image,
-        (3, 1, ChannelMismatch::ToGrey) => {
-            converted = image.to_grey()?;
-            &converted
-        }
-        (got, wanted, _) => return Err(mismatch(got, wanted)),
+    let image = if image.channels() == 3 && rule.channels == 1 {
+        converted = image.to_grey()?;
+        &converted
+    } else {
+        image
     };
     let (full_h, full_w) = rule.resized(image.height(), image.width())?;
     let [crop_h, crop_w] = rule.crop.unwrap_or([full_h, full_w]);
@@ -229,7 +239,9 @@ pub(crate) fn check_mean_std(mean: &[f32], std: &[f32], channels: usize, name: &
 fn mismatch(got: usize, wanted: usize) -> Error {
     let remedy = match (got, wanted) {
         (1, 3) => "set on_mismatch = \"replicate_grey\" in the rule, or convert with Image::to_rgb, to repeat grey",
-        (3, 1) => "set on_mismatch = \"to_grey\" in the rule, or convert with Image::to_grey, if its colours don't matter",
+        (3, 1) => {
+            "set on_mismatch = \"to_grey\" in the rule, or convert with Image::to_grey, if its colours don't matter"
+        }
         _ => "use a backbone trained on such images",
     };
     Error::Channels(format!("the image has {got} channel(s), the network reads {wanted}: {remedy}"))

@@ -1,1 +1,36 @@
-//! (skeleton)
+//! `moco-infer`: features of images through ONNX Runtime.
+//!
+//! A [`Backbone`] is a safetensors file with its card. An [`Extractor`] turns images, files or encoded bytes into the
+//! features of any of its taps; preprocessing is [`moco_image::preprocess`] under the card's rule and nothing else, so
+//! that trainer, this crate, the C ABI and every binding see the same pixels. The ONNX model is built in memory over
+//! the bytes of the weight file; nothing is converted on disk.
+//!
+//! ```no_run
+//! use moco_infer::{Backbone, Extractor, ExtractorOptions};
+//! # fn main() -> Result<(), moco_infer::Error> {
+//! let backbone = Backbone::open("run/backbone.safetensors".as_ref())?;
+//! let extractor = Extractor::new(&backbone, &ExtractorOptions::default())?;
+//! let image = moco_image::decode_file("cat.jpg".as_ref(), &moco_image::Limits::default())?;
+//! let pooled = &extractor.extract(&[image])?[0]; // shape [1, 512] for a ResNet-18
+//! # let _ = pooled; Ok(())
+//! # }
+//! ```
+//!
+//! The library is public interface; the crates below it (`moco-models`, `moco-image`) are not stable.
+
+mod asynchronous;
+mod backbone;
+mod error;
+mod extractor;
+mod files;
+mod folder;
+mod pool;
+mod runtime;
+
+pub use asynchronous::AsyncExtractor;
+pub use backbone::Backbone;
+pub use error::{Error, Result};
+pub use extractor::{Extractor, ExtractorOptions, Features};
+pub use files::{FileFeatures, FileRow};
+pub use folder::image_files;
+pub use runtime::{LIBRARY_VARIABLES, runtime_info};

@@ -305,7 +305,6 @@ impl AugmentConfig {
     }
 }
 
-
 /// torchvision's `RandomResizedCrop.get_params`: ten tries of area and log-ratio, then the largest central crop whose
 /// ratio is allowed.
 fn random_resized_crop(height: usize, width: usize, scale: [f64; 2], ratio: [f64; 2], rng: &mut Rng) -> CropBox {

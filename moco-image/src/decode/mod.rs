@@ -126,7 +126,9 @@ fn format_of(bytes: &[u8]) -> Result<Format> {
     let what = match bytes {
         [] => "the file is empty".to_owned(),
         [b'G', b'I', b'F', b'8', ..] => "it is a GIF; convert it to PNG".to_owned(),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => "it is a WebP; convert it to PNG".to_owned(),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
+            "it is a WebP; convert it to PNG".to_owned()
+        }
         [b'B', b'M', ..] => "it looks like a BMP; convert it to PNG".to_owned(),
         [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => "it is a TIFF; convert it to PNG".to_owned(),
         [0x89, b'P', b'N', b'G', ..] => "its PNG signature is damaged, as by a transfer in text mode".to_owned(),

@@ -96,7 +96,11 @@ pub(crate) fn shorter_side_size(height: usize, width: usize, side: usize) -> Res
 /// Where torchvision's `CenterCrop` of size `crop` lies in an image of size `full` (both height, width).
 pub(crate) fn resize_geometry(full: (usize, usize), crop: (usize, usize)) -> Region {
     let offset = |full: usize, crop: usize| {
-        if crop > full { -(((crop - full) / 2) as isize) } else { ((full - crop) as f64 / 2.0).round_ties_even() as isize }
+        if crop > full {
+            -(((crop - full) / 2) as isize)
+        } else {
+            ((full - crop) as f64 / 2.0).round_ties_even() as isize
+        }
     };
     Region { top: offset(full.0, crop.0), left: offset(full.1, crop.1), height: crop.0, width: crop.1 }
 }
@@ -121,7 +125,8 @@ pub(crate) fn resized_crop_into(
     filter: Filter,
     scratch: &mut Scratch,
 ) -> Result<()> {
-    let inside = |start: usize, len: usize, full: usize| len > 0 && start.checked_add(len).is_some_and(|end| end <= full);
+    let inside =
+        |start: usize, len: usize, full: usize| len > 0 && start.checked_add(len).is_some_and(|end| end <= full);
     if !inside(crop.top, crop.height, image.height()) || !inside(crop.left, crop.width, image.width()) {
         return Err(Error::parameter(
             "crop",

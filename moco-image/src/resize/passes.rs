@@ -78,7 +78,8 @@ pub(super) fn resample(
     while y < last {
         let lanes_rows = rows_per_block(channels).min(last - y);
         let target = &mut target[(y - first) * target_stride..];
-        let pass = HorizontalPass { channels, rows: lanes_rows, from, coefficients: horizontal, block, target, target_stride };
+        let pass =
+            HorizontalPass { channels, rows: lanes_rows, from, coefficients: horizontal, block, target, target_stride };
         match channels {
             1 => pass.run::<1, 8>(|r| source(y + r)),
             3 => pass.run::<3, 2>(|r| source(y + r)),

@@ -1,0 +1,81 @@
+//! `moco-infer bench`: images per second.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use moco_image::Image;
+use moco_infer::{image_files, runtime_info};
+use serde_json::json;
+
+use super::Extraction;
+
+/// Measures images per second and prints one JSON line.
+///
+/// With --data the figure is the whole pipeline: reading, decoding, preprocessing and inference, after one pass that
+/// warms caches up. Without, images are synthetic and already decoded.
+#[derive(Args)]
+pub struct Bench {
+    #[command(flatten)]
+    extraction: Extraction,
+    /// Folder of images.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Synthetic images a pass.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    images: usize,
+    /// Passes; the fastest counts.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    passes: usize,
+}
+
+impl Bench {
+    pub fn run(&self) -> Result<()> {
+        if self.passes == 0 || self.images == 0 {
+            bail!("--passes and --images must be at least 1");
+        }
+        let extractor = self.extraction.extractor()?;
+        let (images, pass): (usize, Box<dyn Fn() -> Result<()>>) = match &self.data {
+            Some(folder) => {
+                let files = image_files(folder)?;
+                let n = files.len();
+                let pass = move || {
+                    let mut failed = None;
+                    extractor.stream_files(&files, &mut |row| match row.features {
+                        Ok(_) => ControlFlow::Continue(()),
+                        Err(error) => {
+                            failed = Some(error);
+                            ControlFlow::Break(())
+                        }
+                    })?;
+                    failed.map_or(Ok(()), |error| Err(error.into()))
+                };
+                (n, Box::new(pass))
+            }
+            None => {
+                let [height, width] = extractor.backbone().fixed_input_size().unwrap_or([224, 224]);
+                let channels = extractor.backbone().card().preprocess.channels;
+                let value = |i: usize| (i * 2_654_435_761 >> 13) as u8;
+                let image = Image::new(width, height, channels, (0..height * width * channels).map(value).collect())?;
+                let images = vec![image; self.images];
+                (self.images, Box::new(move || extractor.extract(&images).map(drop).map_err(Into::into)))
+            }
+        };
+        pass()?;
+        let mut seconds = Vec::new();
+        for _ in 0..self.passes {
+            let start = Instant::now();
+            pass()?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        let best = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+        let result = json!({
+            "images": images, "seconds": best, "img_per_s": images as f64 / best, "all_seconds": seconds,
+            "pipeline": if self.data.is_some() { "files" } else { "pixels" }, "runtime": runtime_info(),
+        });
+        println!("{result}");
+        Ok(())
+    }
+}
