@@ -4,6 +4,8 @@ mod dataset;
 mod error;
 mod loader;
 mod summary;
+#[cfg(test)]
+mod testing;
 
 pub use dataset::{Channels, DataOptions, Dataset, DatasetKind, Labels, ReadBuffers, Split};
 pub use error::{Error, Result};

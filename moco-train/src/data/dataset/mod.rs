@@ -2,6 +2,8 @@
 
 mod files;
 mod packed;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 

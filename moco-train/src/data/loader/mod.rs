@@ -3,6 +3,8 @@
 
 mod maker;
 mod order;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,7 +63,7 @@ pub struct Batch {
     /// The views, each n × height × width × channels.
     pub views: [Vec<f32>; 2],
     home: Option<Sender<Option<Buffers>>>,
-    outstanding: Arc<()>,
+    _outstanding: Arc<()>,
 }
 
 impl Drop for Batch {
@@ -233,7 +235,7 @@ impl Loader {
             indices: std::mem::take(&mut buffers.indices),
             views: std::mem::take(&mut buffers.views),
             home: Some(self.free.clone()),
-            outstanding: self.outstanding.clone(),
+            _outstanding: self.outstanding.clone(),
         })
     }
 
