@@ -7,17 +7,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-/// Where the things are that set-up provides.
+/// Programs that set-up found or provided.
 pub struct Tools {
     /// CMake, 3.16 or newer.
     pub cmake: PathBuf,
-    /// The folder with ONNX Runtime's library.
-    pub onnxruntime: PathBuf,
 }
 
 /// Provides everything, or says what is missing and how to get it.
 pub fn run() -> Result<Tools> {
-    let onnxruntime = onnxruntime::provide()?;
-    let cmake = packages::provide()?;
-    Ok(Tools { cmake, onnxruntime })
+    onnxruntime::provide()?;
+    Ok(Tools { cmake: packages::provide()? })
 }
