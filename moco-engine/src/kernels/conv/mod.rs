@@ -16,6 +16,7 @@ mod tests;
 mod weight_gradient;
 mod weights;
 mod winograd;
+mod winograd_gradient;
 
 pub use epilogue::Epilogue;
 pub use shape::ConvShape;

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::geometry::{Bundles, forward_windows};
 use super::shape::ConvShape;
+use super::{winograd, winograd_gradient};
 use crate::kernels::gemm::level::Level;
 use crate::kernels::gemm::tile::{BLOCK, Lhs, PITCH, SharedOut, panel_product};
 use crate::kernels::gemm::windows::{Norm, Windows, gather};
@@ -45,6 +46,10 @@ impl Division {
 pub(super) fn backward_weights(level: Level, s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32], norm: Option<Norm>) {
     if dw.is_empty() || dy.is_empty() {
         dw.fill(0.0);
+        return;
+    }
+    if winograd::applies(s) {
+        winograd_gradient::backward_weights(level, s, x, dy, dw, norm);
         return;
     }
     let bundles = Bundles::new(s);

@@ -24,7 +24,7 @@ pub(super) const POSITIONS: usize = 16;
 const LANES: usize = 16;
 
 /// An output pixel that lies outside the image.
-const OUTSIDE: usize = usize::MAX;
+pub(super) const OUTSIDE: usize = usize::MAX;
 
 type Vector = [f32; LANES];
 
@@ -54,6 +54,12 @@ impl Tiles {
         Tiles { size, count, block }
     }
 
+    /// All tiles of all images.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Tiles of one image.
     pub(super) fn per_image(&self) -> usize {
         self.size[0] * self.size[1]
     }
@@ -66,7 +72,7 @@ impl Tiles {
     }
 
     /// Offsets of the four output pixels of each tile, [`OUTSIDE`] where the output ends.
-    fn offsets(&self, tiles: Range<usize>, map: &RowMap, out: &mut Vec<usize>) {
+    pub(super) fn offsets(&self, tiles: Range<usize>, map: &RowMap, out: &mut Vec<usize>) {
         out.clear();
         out.extend(tiles.flat_map(|tile| {
             let (image, y, x) = self.place(tile);
@@ -382,7 +388,7 @@ fn kernel_line<const N: usize>([a, b, c]: [[f32; N]; 3]) -> [[f32; N]; 4] {
 }
 
 #[inline(always)]
-fn add<const N: usize>(a: [f32; N], b: [f32; N]) -> [f32; N] {
+pub(super) fn add<const N: usize>(a: [f32; N], b: [f32; N]) -> [f32; N] {
     let mut out = a;
     for i in 0..N {
         out[i] += b[i];
@@ -391,7 +397,7 @@ fn add<const N: usize>(a: [f32; N], b: [f32; N]) -> [f32; N] {
 }
 
 #[inline(always)]
-fn sub<const N: usize>(a: [f32; N], b: [f32; N]) -> [f32; N] {
+pub(super) fn sub<const N: usize>(a: [f32; N], b: [f32; N]) -> [f32; N] {
     let mut out = a;
     for i in 0..N {
         out[i] -= b[i];
@@ -400,7 +406,7 @@ fn sub<const N: usize>(a: [f32; N], b: [f32; N]) -> [f32; N] {
 }
 
 #[inline(always)]
-fn halve<const N: usize>(a: [f32; N]) -> [f32; N] {
+pub(super) fn halve<const N: usize>(a: [f32; N]) -> [f32; N] {
     let mut out = a;
     for value in &mut out {
         *value *= 0.5;
