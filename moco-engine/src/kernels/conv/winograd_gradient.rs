@@ -16,7 +16,7 @@ use crate::kernels::gemm::windows::{Norm, Windows};
 use crate::kernels::gemm::workspace::{with_shared, with_workspace};
 
 /// Channels on either side of a task's part of the result.
-const CHUNK: usize = 128;
+const CHUNK: usize = 64;
 
 /// Tasks that an operation is divided into at least, where its size allows; the same on every machine, since the sums
 /// are divided as well.
