@@ -80,8 +80,9 @@ impl Accuracies {
     /// If the trained features are not clearly better than both baselines: then the demo has not shown anything.
     fn judge(&self) -> Result<()> {
         let best = self.untrained.max(self.pixels);
-        // Not `<`: a NaN is no success either.
-        if !(self.trained >= best + MARGIN) {
+        // A NaN is no success either.
+        let beats_both = self.trained >= best + MARGIN;
+        if !beats_both {
             bail!(
                 "the trained features do not clearly beat the baselines: kNN accuracy {:.1} % against {:.1} % (untrained) \
                  and {:.1} % (pixels), and {:.0} points more were expected",
@@ -158,7 +159,8 @@ impl Demo {
         println!("largest difference: {difference}");
         summary.made("features of all images", &ort, &format!("{} × {}", difference.rows, difference.columns));
         summary.measured("ONNX Runtime against the training engine", &difference.to_string());
-        if !(difference.relative() <= ENGINES_AGREE) {
+        let agree = difference.relative() <= ENGINES_AGREE;
+        if !agree {
             bail!("ONNX Runtime and the training engine do not agree: {difference}; {ENGINES_AGREE:.0e} is expected");
         }
         Ok(())
