@@ -240,3 +240,6 @@ fn describe(notes: &mut Vec<String>, source: &Source, encoder: &Found, arch: &Ar
         notes.push(format!("{} tensors were converted to F32, e.g. from {dtype}", dtypes.len()));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,11 +44,31 @@ pub enum Packing {
     Zip,
 }
 
+/// The content of a file.
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Mmap),
+    #[cfg(test)]
+    Memory(Vec<u8>),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            #[cfg(test)]
+            Bytes::Memory(bytes) => bytes,
+        }
+    }
+}
+
 /// A PyTorch checkpoint, mapped into memory. As a [`TensorSource`] it offers the tensors of its state dict.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    map: Mmap,
+    bytes: Bytes,
     packing: Packing,
     heap: Heap,
     root: Id,
@@ -74,8 +94,8 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_part(path: &Path, state_dict_key: Option<&str>) -> Result<Checkpoint> {
-        let map = map_file(path)?;
-        read(path, map, state_dict_key).map_err(|reason| Error::Format { path: path.to_owned(), reason })
+        let bytes = Bytes::Mapped(map_file(path)?);
+        read(path, bytes, state_dict_key).map_err(|reason| Error::Format { path: path.to_owned(), reason })
     }
 
     /// How it is packed.
@@ -127,7 +147,7 @@ impl TensorSource for Checkpoint {
         let failed = |reason: String| Error::Format { path: self.path.clone(), reason };
         let view = self.view(name).ok_or_else(|| failed(format!("has no tensor `{name}`")))?;
         let storage: &[u8] = match &self.places[view.storage] {
-            Place::File(range) => &self.map[range.clone()],
+            Place::File(range) => &self.bytes[range.clone()],
             Place::Memory(bytes) => bytes,
         };
         let size = view.dtype.size();
@@ -147,15 +167,15 @@ impl TensorSource for Checkpoint {
     }
 }
 
-fn read(path: &Path, map: Mmap, key: Option<&str>) -> std::result::Result<Checkpoint, String> {
+fn read(path: &Path, bytes: Bytes, key: Option<&str>) -> std::result::Result<Checkpoint, String> {
     let mut heap = Heap::default();
-    let (packing, root, places) = if map.starts_with(b"PK") {
-        let (root, places) = archive::read(&map, &mut heap)?;
+    let (packing, root, places) = if bytes.starts_with(b"PK") {
+        let (root, places) = archive::read(&bytes, &mut heap)?;
         (Packing::Zip, root, places)
-    } else if map.first() == Some(&0x80) {
-        let (root, spans) = legacy::read(&map, &mut heap)?;
+    } else if bytes.first() == Some(&0x80) {
+        let (root, spans) = legacy::read(&bytes, &mut heap)?;
         (Packing::Legacy, root, spans.into_iter().map(Place::File).collect())
-    } else if map.get(257..262) == Some(b"ustar") {
+    } else if bytes.get(257..262) == Some(b"ustar") {
         return Err("a tar archive: unpack it, or, if PyTorch before 0.1.10 wrote it, save it again".into());
     } else {
         return Err("not a PyTorch checkpoint: neither a zip archive nor a pickle".into());
@@ -173,7 +193,7 @@ fn read(path: &Path, map: Mmap, key: Option<&str>) -> std::result::Result<Checkp
     if tensors.is_empty() {
         return Err("holds no tensor".into());
     }
-    Ok(Checkpoint { path: path.to_owned(), map, packing, heap, root, places, state_dict_key, tensors, by_name })
+    Ok(Checkpoint { path: path.to_owned(), bytes, packing, heap, root, places, state_dict_key, tensors, by_name })
 }
 
 fn find_state_dict(heap: &Heap, root: Id, key: Option<&str>) -> std::result::Result<(Option<String>, Id), String> {

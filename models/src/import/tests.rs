@@ -1,0 +1,208 @@
+//! Files of `fixtures/make.py`, all around one ResNet-18 of width 1/64.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::*;
+use crate::arch::Stem;
+use crate::export::torchvision;
+use crate::init::initialise;
+use crate::weights::{BackboneFile, SafetensorsFile, TensorOut, save_safetensors};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+fn network() -> (ArchSpec, Weights) {
+    let spec = ArchSpec { width: 1.0 / 64.0, ..ArchSpec::new("resnet18") };
+    let file = SafetensorsFile::open(&fixture("network.safetensors")).unwrap();
+    let weights = load_strict(&file, &spec.build().unwrap(), "network", str::to_owned, |_| true).unwrap();
+    (spec, weights)
+}
+
+fn options() -> ImportOptions {
+    ImportOptions::default()
+}
+
+fn refusal(name: &str, options: &ImportOptions) -> String {
+    import(&fixture(name), options).expect_err(name).to_string()
+}
+
+#[test]
+fn moco_files_give_the_query_encoder_without_projector() {
+    let (spec, weights) = network();
+    for (name, kind, method) in [
+        ("moco_v1.pth.tar", SourceKind::MocoV1, "moco-v1"),
+        ("moco_v2_no_module.pth.tar", SourceKind::MocoV2, "moco-v2"),
+        ("network.safetensors", SourceKind::Plain, "unknown"),
+    ] {
+        let imported = import(&fixture(name), &options()).unwrap();
+        assert_eq!((imported.kind, imported.card.method.as_str()), (kind, method));
+        assert_eq!(imported.card.arch, spec);
+        assert_eq!(imported.weights, weights, "{name}");
+        assert_eq!(imported.card.parent_sha256, Some(sha256_of_file(&fixture(name)).unwrap()));
+        assert!(imported.card.source.unwrap().starts_with(name));
+    }
+}
+
+#[test]
+fn notes_say_what_was_taken_and_what_was_left_out() {
+    let notes = import(&fixture("moco_v1.pth.tar"), &options()).unwrap().notes.join("\n");
+    for part in [
+        "MoCo v1",
+        "legacy",
+        "resnet18 of width",
+        "200 epochs",
+        "`module.encoder_q.`",
+        "`fc` was left out",
+        "module.encoder_k, module.queue, module.queue_ptr",
+    ] {
+        assert!(notes.contains(part), "{part}: {notes}");
+    }
+}
+
+#[test]
+fn the_key_encoder_comes_on_request_and_its_absence_is_told() {
+    let key = ImportOptions { encoder: EncoderChoice::Key, ..options() };
+    let (_, weights) = network();
+    let imported = import(&fixture("moco_v1.pth.tar"), &key).unwrap();
+    // The fixture's key encoder is the query encoder plus 1.
+    assert!(imported.weights.params.iter().zip(&weights.params).all(|(k, q)| *k == q + 1.0));
+    let error = refusal("moco_v2_no_module.pth.tar", &key);
+    assert!(error.contains("no `encoder_k`") && error.contains("`encoder_q.`"), "{error}");
+    assert!(refusal("torchvision_half.pth", &key).contains("no MoCo checkpoint"));
+}
+
+#[test]
+fn projectors_are_kept_on_request() {
+    let keep = ImportOptions { keep_projector: true, ..options() };
+    for (name, projector) in
+        [("moco_v1.pth.tar", Projector::Linear { dim: 4 }), ("moco_v2_no_module.pth.tar", Projector::Mlp { dim: 4 })]
+    {
+        let imported = import(&fixture(name), &keep).unwrap();
+        assert_eq!(imported.card.arch.projector, projector);
+        assert!(imported.card.taps.contains(&"projection".to_owned()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.safetensors");
+        imported.save(&path).unwrap();
+        assert_eq!(BackboneFile::open(&path).unwrap().weights().unwrap(), imported.weights);
+    }
+    assert!(refusal("network.safetensors", &keep).contains("no projector"));
+}
+
+#[test]
+fn linear_evaluations_are_refused_unless_allowed() {
+    let error = refusal("linear_evaluation.pth.tar", &options());
+    assert!(error.contains("linear evaluation") && error.contains("10 classes"), "{error}");
+    let allowed = ImportOptions { allow_linear_evaluation: true, ..options() };
+    let imported = import(&fixture("linear_evaluation.pth.tar"), &allowed).unwrap();
+    assert_eq!((imported.kind, imported.weights), (SourceKind::LinearEvaluation, network().1));
+}
+
+#[test]
+fn torchvision_classifiers_are_welcome_in_any_precision() {
+    let imported = import(&fixture("torchvision_half.pth"), &options()).unwrap();
+    assert_eq!((imported.kind, imported.card.method.as_str()), (SourceKind::Classifier, "supervised"));
+    let notes = imported.notes.join("\n");
+    assert!(notes.contains("converted to F32, e.g. from F16") && notes.contains("`fc` on top"), "{notes}");
+    let (_, weights) = network();
+    let close = |(a, b): (&f32, &f32)| (a - b).abs() <= b.abs() / 1024.0 + 1e-7;
+    assert!(imported.weights.params.iter().zip(&weights.params).all(close));
+}
+
+#[test]
+fn every_architecture_is_recognised_from_its_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    for (index, name) in crate::arch::names().enumerate() {
+        // Published widths where that is small, a quarter otherwise: shapes alone must tell the variants apart.
+        let width = if index < 2 { 1.0 } else { 0.25 };
+        for stem in [Stem::ImageNet, Stem::Cifar] {
+            let spec = ArchSpec { width, stem, in_channels: 1, ..ArchSpec::new(name) };
+            let graph = spec.build().unwrap();
+            let path = folder.path().join("x.safetensors");
+            torchvision(&path, &graph, &initialise(&graph, 1), None).unwrap();
+            assert_eq!(import(&path, &options()).unwrap().card.arch, spec);
+        }
+    }
+}
+
+#[test]
+fn missing_and_unknown_tensors_are_all_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let (spec, weights) = network();
+    let graph = spec.build().unwrap();
+    let mut tensors = crate::weights::torchvision_tensors(&graph, &weights).unwrap();
+    tensors.retain(|t| t.name != "layer3.0.bn2.bias" && t.name != "bn1.running_var");
+    tensors.push(TensorOut::f32("layer3.0.se.weight", &[1], &[0.0]));
+    save_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
+    let error = import(&path, &options()).unwrap_err().to_string();
+    for part in ["`layer3.0.bn2.bias`", "`bn1.running_var`", "unknown (1): `layer3.0.se.weight`"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+#[test]
+fn files_that_are_no_resnet_of_ours_are_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let save = |tensors: &[TensorOut]| save_safetensors(&path, tensors, &BTreeMap::new()).unwrap();
+    save(&[TensorOut::f32("blocks.0.attn.qkv.weight", &[1], &[0.0])]);
+    assert!(import(&path, &options()).unwrap_err().to_string().contains("`blocks.0.attn.qkv.weight`"));
+
+    let zeros = vec![0.0; 64 * 3 * 49];
+    let odd = [
+        TensorOut::f32("conv1.weight", &[64, 3, 7, 7], &zeros),
+        TensorOut::f32("bn1.weight", &[64], &zeros[..64]),
+        TensorOut::f32("layer1.0.conv1.weight", &[64, 64, 1, 1], &zeros[..4096]),
+    ];
+    save(&odd);
+    let error = import(&path, &options()).unwrap_err().to_string();
+    assert!(error.contains("[1, 0, 0, 0] basic blocks"), "{error}");
+
+    for (content, reason) in [
+        ("<!DOCTYPE html>", "web page"),
+        ("version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        ("", "empty"),
+        ("hello hello hello", "neither"),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let error = import(&path, &options()).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+    assert!(import(&folder.path().join("none"), &options()).unwrap_err().to_string().contains("none"));
+}
+
+#[test]
+fn several_networks_need_a_prefix() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let (spec, weights) = network();
+    let graph = spec.build().unwrap();
+    let tensors = crate::weights::torchvision_tensors(&graph, &weights).unwrap();
+    let both: Vec<TensorOut> = ["student.", "teacher."]
+        .iter()
+        .flat_map(|prefix| tensors.iter().map(move |t| TensorOut { name: format!("{prefix}{}", t.name), ..t.clone() }))
+        .collect();
+    save_safetensors(&path, &both, &BTreeMap::new()).unwrap();
+    let error = import(&path, &options()).unwrap_err().to_string();
+    assert!(error.contains("`student.`, `teacher.`"), "{error}");
+    let teacher = ImportOptions { prefix: Some("teacher".into()), ..options() };
+    assert_eq!(import(&path, &teacher).unwrap().weights, weights);
+    let nobody = ImportOptions { prefix: Some("nobody".into()), ..options() };
+    assert!(import(&path, &nobody).unwrap_err().to_string().contains("`student.`"));
+}
+
+#[test]
+fn a_backbone_file_keeps_its_card() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("b.safetensors");
+    let (spec, weights) = network();
+    let mut card = Card::new(spec.clone(), "moco-v2").unwrap();
+    card.data = Some("ten images".into());
+    save_backbone(&path, &spec.build().unwrap(), &weights, &card).unwrap();
+    let imported = import(&path, &ImportOptions { licence: Some("MIT".into()), ..options() }).unwrap();
+    assert_eq!(imported.kind, SourceKind::Backbone);
+    assert_eq!((imported.card.method.as_str(), imported.card.data.as_deref()), ("moco-v2", Some("ten images")));
+    assert_eq!(imported.card.licence.as_deref(), Some("MIT"));
+}
