@@ -115,9 +115,9 @@ mod tests {
 
     #[test]
     fn a_seed_decides_everything_and_the_projector_changes_nothing_below_it() {
-        let plain = ArchSpec::new("resnet18").build().unwrap();
-        let projected =
-            ArchSpec { projector: Projector::Linear { dim: 16 }, ..ArchSpec::new("resnet18") }.build().unwrap();
+        let narrow = ArchSpec { width: 0.25, ..ArchSpec::new("resnet18") };
+        let plain = narrow.build().unwrap();
+        let projected = ArchSpec { projector: Projector::Linear { dim: 16 }, ..narrow }.build().unwrap();
         let (a, b, c) = (initialise(&plain, 1), initialise(&projected, 1), initialise(&plain, 2));
         assert_eq!(a.params, initialise(&plain, 1).params);
         assert_eq!(a.params[..], b.params[..a.params.len()]);

@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn restrict_drops_the_projector_and_refuses_what_is_not_there() {
-        let spec = ArchSpec::new("resnet18");
+        let spec = ArchSpec { width: 0.25, ..ArchSpec::new("resnet18") };
         let plain = spec.build().unwrap();
         let full = ArchSpec { projector: Projector::Linear { dim: 8 }, ..spec }.build().unwrap();
         let weights = initialise(&full, 3);

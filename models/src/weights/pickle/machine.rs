@@ -349,8 +349,11 @@ impl Machine<'_> {
 
     fn line(&mut self) -> Result<String, String> {
         let rest = self.bytes.get(self.at..).ok_or(ENDS_EARLY)?;
-        let len =
-            rest.iter().take(MAX_NAME).position(|b| *b == b'\n').ok_or("a name does not end; the file is damaged")?;
+        let len = rest
+            .iter()
+            .take(MAX_NAME)
+            .position(|b| *b == b'\n')
+            .ok_or("a name does not end; the file is truncated or damaged")?;
         let text = std::str::from_utf8(&rest[..len]).map_err(|_| "a name is not UTF-8")?.to_owned();
         self.at += len + 1;
         Ok(text)

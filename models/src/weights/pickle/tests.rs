@@ -150,7 +150,8 @@ fn flipped_bits_never_panic_and_never_ask_for_much_memory() {
         ["views_legacy_protocol2.pth", "views_zip_protocol4.pth", "clutter_legacy_protocol4.pth", "packed_deflated.pth"]
     {
         let good = fs::read(own().join(name)).unwrap();
-        for bit in 0..good.len() * 8 {
+        // Every bit of the small files, one of each byte of the others.
+        for bit in (0..good.len() * 8).step_by(if good.len() < 3000 { 1 } else { 7 }) {
             let mut bytes = good.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             if let Ok(read) = read_all(&bytes) {
