@@ -42,6 +42,9 @@ pub enum Error {
     /// A training that cannot go on.
     #[error("{0}")]
     Run(String),
+    /// A progress callback asked to stop.
+    #[error("cancelled")]
+    Cancelled,
     /// The engine refused.
     #[error(transparent)]
     Engine(#[from] moco_engine::Error),

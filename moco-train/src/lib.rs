@@ -7,6 +7,8 @@
 
 pub mod data;
 mod error;
+pub mod eval;
+pub mod finetune;
 pub mod health;
 pub mod objective;
 pub mod recipe;

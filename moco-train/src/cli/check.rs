@@ -16,7 +16,9 @@ use super::pretrain::open;
 ///
 /// Reads the data set, fits the recipe to it and measures a few images; writes nothing.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  moco-train check --data photos --recipe moco-v2 --arch resnet18 --size 96 --batch 64")]
+#[command(
+    after_help = "Example:\n  moco-train check --data photos --recipe moco-v2 --arch resnet18 --size 96 --batch 64"
+)]
 pub struct Args {
     /// Images to learn from
     #[arg(long, value_name = "DIR")]

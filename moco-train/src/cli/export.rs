@@ -12,9 +12,11 @@ use super::overrides::parse_size;
 
 /// Writes a backbone in the format of another program
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  moco-train export backbone.safetensors --to onnx --out backbone.onnx --tap c5 --tap pooled\n  \
+#[command(
+    after_help = "Examples:\n  moco-train export backbone.safetensors --to onnx --out backbone.onnx --tap c5 --tap pooled\n  \
     moco-train export backbone.safetensors --to detectron2 --out backbone.pkl\n  \
-    moco-train export backbone.safetensors --to torchvision --out backbone.pth")]
+    moco-train export backbone.safetensors --to torchvision --out backbone.pth"
+)]
 pub struct Args {
     /// The backbone file
     file: PathBuf,

@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod compute;
+mod eval;
 mod export;
 mod import;
 mod overrides;
@@ -35,6 +36,7 @@ enum Command {
     Pretrain(pretrain::Args),
     Resume(resume::Args),
     Check(check::Args),
+    Eval(eval::Args),
     Bench(bench::Args),
     Import(import::Args),
     Export(export::Args),
@@ -47,6 +49,7 @@ pub fn main() -> ExitCode {
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Resume(args) => resume::run(&args),
         Command::Check(args) => check::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Import(args) => import::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(&args).map(|()| ExitCode::SUCCESS),

@@ -104,7 +104,10 @@ pub fn drive(mut trainer: Trainer, threads: usize, mut watch: Watch, out: &std::
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Stopped { step } => {
-            println!("stopped after step {step} of {} and saved; go on with: moco-train resume {shown}", trainer.plan().steps());
+            println!(
+                "stopped after step {step} of {} and saved; go on with: moco-train resume {shown}",
+                trainer.plan().steps()
+            );
             Ok(ExitCode::from(INTERRUPTED))
         }
     }

@@ -55,7 +55,8 @@ impl Watch {
     fn line(&self, record: &StepRecord) -> String {
         let (plan, s) = (self.plan.expect("started before the first step"), self.smooth.expect("set by every step"));
         let epoch = record.step as f64 / plan.steps_per_epoch as f64;
-        let wait = if s.data_wait > 0.05 { format!(", waiting for data {:.0} %", 100.0 * s.data_wait) } else { String::new() };
+        let wait =
+            if s.data_wait > 0.05 { format!(", waiting for data {:.0} %", 100.0 * s.data_wait) } else { String::new() };
         format!(
             "epoch {epoch:.1}/{} loss {:.3} acc {:.1} % lr {:.4} {:.0} img/s{wait}",
             plan.epochs,
@@ -71,10 +72,7 @@ impl Observer for Watch {
     fn started(&mut self, plan: &RunPlan, step: u64) {
         self.plan = Some(*plan);
         let from = if step > 0 { format!(", going on after step {step}") } else { String::new() };
-        self.say(&format!(
-            "{} epochs of {} steps of {} images{from}",
-            plan.epochs, plan.steps_per_epoch, plan.batch
-        ));
+        self.say(&format!("{} epochs of {} steps of {} images{from}", plan.epochs, plan.steps_per_epoch, plan.batch));
         if !self.quiet && std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(plan.steps()).with_position(step);
             let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} [{elapsed} < {eta}]");
@@ -107,7 +105,13 @@ impl Observer for Watch {
     }
 
     fn eval(&mut self, r: &EvalRecord) {
-        self.say(&format!("{} accuracy after epoch {}: {:.2} % ({:.1} s)", r.metric, r.epoch, 100.0 * r.value, r.seconds));
+        self.say(&format!(
+            "{} accuracy after epoch {}: {:.2} % ({:.1} s)",
+            r.metric,
+            r.epoch,
+            100.0 * r.value,
+            r.seconds
+        ));
     }
 
     fn note(&mut self, text: &str) {

@@ -6,9 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use moco_models::weights::{
-    Dtype, SafetensorsFile, TensorOut, TensorSource, load_strict, save_safetensors,
-};
+use moco_models::weights::{Dtype, SafetensorsFile, TensorOut, TensorSource, load_strict, save_safetensors};
 use moco_models::{FlatLayout, Graph, Weights};
 use serde::{Deserialize, Serialize};
 
@@ -170,7 +168,8 @@ fn push<'a>(tensors: &mut Vec<TensorOut<'a>>, prefix: &str, layout: &FlatLayout,
 fn floats(file: &SafetensorsFile, path: &Path, name: &str, out: &mut [f32]) -> Result<()> {
     let tensor = file.tensor(name)?;
     if tensor.dtype != Dtype::F32 || tensor.shape.iter().product::<usize>() != out.len() {
-        let reason = format!("`{name}` has shape {:?} of {}; {} values of F32 expected", tensor.shape, tensor.dtype, out.len());
+        let reason =
+            format!("`{name}` has shape {:?} of {}; {} values of F32 expected", tensor.shape, tensor.dtype, out.len());
         return Err(Error::format(path, reason));
     }
     tensor.write_f32(out);
@@ -200,8 +199,7 @@ mod tests {
         let mut health = HealthTracker::new(8);
         health.add(&StepReport { loss: 1.1, ..StepReport::default() }, &[0.25; 16]);
         let progress = Progress::new(step, 5, state.queue.pointer(), health);
-        let state =
-            StateRef { query: &state.query, key: &state.key, velocity: &state.velocity, queue: &state.queue };
+        let state = StateRef { query: &state.query, key: &state.key, velocity: &state.velocity, queue: &state.queue };
         checkpoints.save(graph, &state, &progress).unwrap();
         progress
     }

@@ -60,7 +60,8 @@ impl RunConfig {
         let expected = recipe.augment.mean.len();
         if expected != channels {
             let key = "augment.mean".into();
-            let reason = format!("{expected} channels, and the images have {channels}; give mean and std of {channels}");
+            let reason =
+                format!("{expected} channels, and the images have {channels}; give mean and std of {channels}");
             return Err(Error::Recipe { key, reason });
         }
         recipe.validate()?;

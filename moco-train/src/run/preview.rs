@@ -100,8 +100,7 @@ fn compute_per_image(config: &RunConfig, graph: &Graph) -> Result<f64> {
     let state = MocoState::new(initialise(graph, 0), queue, config.recipe.model.dim, 0);
     let mut moco = Moco::new(graph, moco_config, state)?;
     let mut rng = Rng::new(0, 0);
-    let views: Vec<f32> =
-        (0..n * height * width * config.source.channels).map(|_| rng.normal() as f32).collect();
+    let views: Vec<f32> = (0..n * height * width * config.source.channels).map(|_| rng.normal() as f32).collect();
     let images: Vec<u64> = (0..n as u64).collect();
     let batch = Views { views: [&views, &views], images: &images };
     let sgd = Sgd { lr: 0.0, momentum: 0.9, weight_decay: 0.0 };

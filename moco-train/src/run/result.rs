@@ -1,8 +1,8 @@
 //! The result of a run: the query encoder without its projector, with its card.
 
+use moco_models::arch::Projector;
 use moco_models::card::Card;
 use moco_models::weights::save_backbone;
-use moco_models::arch::Projector;
 use moco_models::{Graph, Weights};
 
 use super::{Record, RunConfig, RunFolder, read_metrics, tool_version};

@@ -135,7 +135,9 @@ impl Trainer {
         let checkpoints = Checkpoints::new(&folder.checkpoints_path());
         let newest = checkpoints.steps()?.pop().ok_or_else(|| {
             let shown = folder.path().display();
-            Error::Run(format!("{shown} has no checkpoint: the run ended before its first step; remove the folder and start again"))
+            Error::Run(format!(
+                "{shown} has no checkpoint: the run ended before its first step; remove the folder and start again"
+            ))
         })?;
         let (state, progress) = checkpoints.load(&graph, newest)?;
         let moco = Moco::new(&graph, MocoConfig::new(&config.recipe), state)?;
@@ -157,12 +159,7 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Run`] when the loss is not a number any more; the last checkpoint stays. Others for data and disk.
-    pub fn run(
-        &mut self,
-        threads: usize,
-        observer: &mut dyn Observer,
-        stop: &AtomicBool,
-    ) -> Result<Outcome> {
+    pub fn run(&mut self, threads: usize, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
         let mut log = Log::open(&self.folder, self.step)?;
         observer.started(&self.plan, self.step);
         if self.step < self.plan.steps() {

@@ -106,7 +106,10 @@ fn open_folder(folder: &Path, split: Split, limits: &Limits) -> Result<Option<Pa
     };
     let needed = |files: Vec<PathBuf>, what: &str| {
         if files.is_empty() {
-            return Err(Error::Option(format!("{} holds {what} files, but none of the {split:?} part", folder.display())));
+            return Err(Error::Option(format!(
+                "{} holds {what} files, but none of the {split:?} part",
+                folder.display()
+            )));
         }
         Ok(files)
     };
@@ -202,7 +205,9 @@ fn idx(paths: &[PathBuf], limits: &Limits) -> Result<Packed> {
             return Err(format(format!("no pixels: sizes {sizes:?}")));
         }
         if *shape.get_or_insert(size) != size {
-            return Err(format(format!("images of {size:?}, the files before have {shape:?} (height, width, channels)")));
+            return Err(format(format!(
+                "images of {size:?}, the files before have {shape:?} (height, width, channels)"
+            )));
         }
         let label_path = path.with_file_name(file_name(path).replace("images", "labels").replace("idx3", "idx1"));
         let twin = if label_path.extension().is_some_and(|e| e == "gz") {
@@ -250,7 +255,11 @@ fn idx_header(bytes: &[u8]) -> std::result::Result<(Vec<usize>, usize), String> 
     let header = 4 + 4 * dimensions;
     let needed = sizes.iter().try_fold(1usize, |n, &size| n.checked_mul(size)).and_then(|n| n.checked_add(header));
     if needed != Some(bytes.len()) {
-        return Err(format!("sizes {sizes:?} need {} bytes, the file has {}", needed.map_or("too many".into(), |n| n.to_string()), bytes.len()));
+        return Err(format!(
+            "sizes {sizes:?} need {} bytes, the file has {}",
+            needed.map_or("too many".into(), |n| n.to_string()),
+            bytes.len()
+        ));
     }
     Ok((sizes, header))
 }

@@ -41,7 +41,13 @@ thread_local! {
 }
 
 impl Maker {
-    pub fn new(dataset: Arc<Dataset>, options: LoaderOptions, pool: rayon::ThreadPool, epoch: u64, step: usize) -> Self {
+    pub fn new(
+        dataset: Arc<Dataset>,
+        options: LoaderOptions,
+        pool: rayon::ThreadPool,
+        epoch: u64,
+        step: usize,
+    ) -> Self {
         let order = Order::new(options.seed, dataset.len(), options.batch, options.drop_last, epoch, step);
         let cached = options.cache_bytes > 0 && !dataset.in_memory();
         let cache = Cache::new(if cached { dataset.len() } else { 0 }, options.cache_bytes);

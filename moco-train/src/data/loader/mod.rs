@@ -69,10 +69,8 @@ pub struct Batch {
 impl Drop for Batch {
     fn drop(&mut self) {
         if let Some(home) = self.home.take() {
-            let buffers = Buffers {
-                indices: std::mem::take(&mut self.indices),
-                views: std::mem::take(&mut self.views),
-            };
+            let buffers =
+                Buffers { indices: std::mem::take(&mut self.indices), views: std::mem::take(&mut self.views) };
             // The loader may be gone already; then the buffers are simply freed.
             let _ = home.send(Some(buffers));
         }
