@@ -17,6 +17,8 @@ use super::pretrain::open;
 /// Reads the data set, fits the recipe to it and measures a few images; writes nothing.
 #[derive(clap::Args)]
 #[command(
+    allow_negative_numbers = true,
+    args_override_self = true,
     after_help = "Example:\n  moco-train check --data photos --recipe moco-v2 --arch resnet18 --size 96 --batch 64"
 )]
 pub struct Args {

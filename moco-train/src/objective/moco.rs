@@ -337,3 +337,7 @@ fn add(sum: &mut [f32], other: &[f32]) {
         *s += o;
     }
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

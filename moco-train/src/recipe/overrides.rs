@@ -49,15 +49,16 @@ impl Overrides {
             builtin(name_or_path)?.toml.to_string()
         };
         // The file as it is must be a recipe: its mistakes are reported with their lines.
-        toml::from_str::<Recipe>(&text).map_err(|e| Error::format(path, e.to_string()))?;
+        let mut recipe: Recipe = toml::from_str(&text).map_err(|e| Error::format(path, e.to_string()))?;
         let mut table: Table = toml::from_str(&text).map_err(|e| Error::format(path, e.to_string()))?;
         for (key, value) in &self.changes {
             replace(&mut table, key, value)?;
+            // One at a time, so that the change that is no value of its key is the one that is named.
+            recipe = Value::Table(table.clone()).try_into().map_err(|e: toml::de::Error| Error::Recipe {
+                key: key.clone(),
+                reason: format!("`{value}`: {}", e.message()),
+            })?;
         }
-        let recipe: Recipe = Value::Table(table).try_into().map_err(|e: toml::de::Error| {
-            let changed: Vec<_> = self.changes.iter().map(|(k, v)| format!("{k} = {v}")).collect();
-            Error::Recipe { key: changed.join(", "), reason: e.message().to_string() }
-        })?;
         recipe.validate()?;
         Ok(recipe)
     }

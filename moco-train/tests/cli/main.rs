@@ -1,0 +1,6 @@
+//! The program as a user runs it.
+
+mod commands;
+mod data;
+mod resume;
+mod support;
