@@ -19,7 +19,7 @@ use super::watch::Watch;
 /// Writes the run folder: config.toml, metrics.jsonl, TensorBoard events, checkpoints and, at the end,
 /// backbone.safetensors with its card. It may be stopped or killed at any time and goes on with `moco-train resume`.
 #[derive(clap::Args)]
-#[command(allow_negative_numbers = true, after_help = EXAMPLES)]
+#[command(allow_negative_numbers = true, args_override_self = true, after_help = EXAMPLES)]
 pub struct Args {
     /// Images to learn from
     #[arg(long, value_name = "DIR")]
