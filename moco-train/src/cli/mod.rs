@@ -3,12 +3,14 @@
 mod bench;
 mod check;
 mod compute;
+mod embed;
 mod eval;
 mod export;
 mod import;
 mod overrides;
 mod pretrain;
 mod recipes;
+mod report;
 mod resume;
 mod watch;
 
@@ -37,6 +39,8 @@ enum Command {
     Resume(resume::Args),
     Check(check::Args),
     Eval(eval::Args),
+    Embed(embed::Args),
+    Report(report::Args),
     Bench(bench::Args),
     Import(import::Args),
     Export(export::Args),
@@ -50,6 +54,8 @@ pub fn main() -> ExitCode {
         Command::Resume(args) => resume::run(&args),
         Command::Check(args) => check::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Embed(args) => embed::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Report(args) => report::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Import(args) => import::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(&args).map(|()| ExitCode::SUCCESS),

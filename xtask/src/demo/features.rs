@@ -1,7 +1,8 @@
 //! Two feature files compared: what ONNX Runtime and the training engine make of the same images.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -30,21 +31,34 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Compares two `.npy` matrices of float32.
+/// Compares two `.npy` matrices of float32, each with the names of its rows in `<file>.files.txt`: rows of one name,
+/// wherever they stand.
 ///
 /// # Errors
-/// If a file is no such matrix, or the shapes differ.
+/// If a file is no such matrix, or the shapes or the names differ.
 pub fn compare(a: &Path, b: &Path) -> Result<Difference> {
-    let ((shape_a, a), (shape_b, b)) = (read(a)?, read(b)?);
-    ensure!(shape_a == shape_b, "the feature files have different shapes, {shape_a:?} and {shape_b:?}");
+    let ([rows, columns], a, b) = (read(a)?.0, named_rows(a)?, named_rows(b)?);
+    ensure!(a.keys().eq(b.keys()), "the two feature files are not of the same images");
+    let values = |of: &BTreeMap<String, Vec<f32>>| of.values().flatten().map(|v| f64::from(*v)).collect::<Vec<f64>>();
+    let (a, b) = (values(&a), values(&b));
+    ensure!(a.len() == b.len(), "the two feature files have different numbers of features");
     ensure!(a.iter().chain(&b).all(|v| v.is_finite()), "a feature is not finite");
-    let differences = a.iter().zip(&b).map(|(a, b)| f64::from((a - b).abs()));
     Ok(Difference {
-        rows: shape_a[0],
-        columns: shape_a[1],
-        absolute: differences.fold(0.0, f64::max),
-        scale: b.iter().map(|v| f64::from(v.abs())).fold(0.0, f64::max),
+        rows,
+        columns,
+        absolute: a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max),
+        scale: b.iter().map(|v| v.abs()).fold(0.0, f64::max),
     })
+}
+
+fn named_rows(path: &Path) -> Result<BTreeMap<String, Vec<f32>>> {
+    let ([rows, columns], values) = read(path)?;
+    let list = PathBuf::from(format!("{}.files.txt", path.display()));
+    let names = std::fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
+    let named: BTreeMap<String, Vec<f32>> =
+        names.lines().map(str::to_owned).zip(values.chunks(columns.max(1)).map(<[f32]>::to_vec)).collect();
+    ensure!(named.len() == rows, "{} names {} different images, not {rows}", list.display(), named.len());
+    Ok(named)
 }
 
 /// NumPy's format 1.0 to 3.0: magic, version, length of the header, the header as a Python dictionary, values.
@@ -85,17 +99,26 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_difference_is_found() {
+    fn the_largest_difference_is_found_whatever_the_order() {
         let folder = tempfile::tempdir().unwrap();
-        let (a, b) = (folder.path().join("a.npy"), folder.path().join("b.npy"));
-        std::fs::write(&a, npy("(2, 2)", &[1.0, 2.0, 3.0, 4.0])).unwrap();
-        std::fs::write(&b, npy("(2, 2)", &[1.0, 2.5, 3.0, 4.25])).unwrap();
+        let write = |name: &str, shape: &str, values: &[f32], files: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, npy(shape, values)).unwrap();
+            std::fs::write(format!("{}.files.txt", path.display()), files).unwrap();
+            path
+        };
+        let a = write("a.npy", "(2, 2)", &[1.0, 2.0, 3.0, 4.0], "x.jpg\ny.jpg\n");
+        let b = write("b.npy", "(2, 2)", &[3.0, 4.25, 1.0, 2.5], "y.jpg\nx.jpg\n");
         let difference = compare(&a, &b).unwrap();
         assert_eq!((difference.rows, difference.columns, difference.absolute, difference.scale), (2, 2, 0.5, 4.25));
-        std::fs::write(&b, npy("(4, 1)", &[1.0, 2.5, 3.0, 4.25])).unwrap();
-        assert!(compare(&a, &b).is_err());
-        std::fs::write(&b, npy("(2, 2)", &[1.0, f32::NAN, 3.0, 4.25])).unwrap();
-        assert!(compare(&a, &b).is_err());
+        for (shape, values, files) in [
+            ("(4, 1)", [1.0, 2.5, 3.0, 4.25], "x.jpg\ny.jpg\nz.jpg\nw.jpg\n"),
+            ("(2, 2)", [1.0, 2.5, 3.0, 4.25], "x.jpg\nz.jpg\n"),
+            ("(2, 2)", [1.0, 2.5, 3.0, 4.25], "x.jpg\n"),
+            ("(2, 2)", [1.0, f32::NAN, 3.0, 4.25], "x.jpg\ny.jpg\n"),
+        ] {
+            assert!(compare(&a, &write("c.npy", shape, &values, files)).is_err(), "{shape} {files}");
+        }
     }
 
     #[test]

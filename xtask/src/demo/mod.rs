@@ -109,9 +109,8 @@ impl Demo {
         shell::step("pre-train MoCo v2 on the training images, without their labels");
         let begin = Instant::now();
         let mut command = self.program("moco-train");
-        command.arg("pretrain").arg("--data").arg(self.images.join("train"));
-        command.arg("--recipe").arg(shell::root().join(RECIPE)).arg("--out").arg(&self.run);
-        shell::run(command.arg("--monitor-data").arg(self.images.join("test")))?;
+        command.arg("pretrain").arg("--data").arg(&self.images);
+        shell::run(command.arg("--recipe").arg(shell::root().join(RECIPE)).arg("--out").arg(&self.run))?;
         summary.made("training run", &self.run, &format!("{:.0} s", begin.elapsed().as_secs_f64()));
         summary.made("backbone with its card", &self.backbone(), "");
         Ok(())
@@ -119,20 +118,19 @@ impl Demo {
 
     fn accuracies(&self, summary: &mut Summary) -> Result<Accuracies> {
         shell::step("kNN accuracy on the test images");
-        let accuracy = |baseline: &[&str]| -> Result<f64> {
-            let mut command = self.program("moco-train");
-            command.args(["eval", "knn", "--json", "--k", NEIGHBOURS]).args(baseline);
-            command.arg("--backbone").arg(self.backbone());
-            command.arg("--data").arg(self.images.join("train")).arg("--test").arg(self.images.join("test"));
-            let name = shell::describe(&command);
-            let text = shell::capture(&mut command)?;
-            let json: Value = serde_json::from_str(&text).with_context(|| format!("{name} printed no JSON: {text}"))?;
-            json["accuracy"].as_f64().with_context(|| format!("{name} printed no accuracy: {text}"))
+        let mut command = self.program("moco-train");
+        command.args(["eval", "knn", "--json", "--baselines", "--k", NEIGHBOURS]);
+        command.arg("--backbone").arg(self.backbone()).arg("--data").arg(&self.images);
+        let name = shell::describe(&command);
+        let text = shell::capture(&mut command)?;
+        let json: Value = serde_json::from_str(&text).with_context(|| format!("{name} printed no JSON: {text}"))?;
+        let accuracy = |of: &str| {
+            json["knn_top1"][of].as_f64().with_context(|| format!("{name} printed no accuracy of `{of}`: {text}"))
         };
         let accuracies = Accuracies {
-            trained: accuracy(&[])?,
-            untrained: accuracy(&["--untrained"])?,
-            pixels: accuracy(&["--pixels"])?,
+            trained: accuracy("backbone")?,
+            untrained: accuracy("untrained")?,
+            pixels: accuracy("pixels")?,
         };
         for (name, value) in [
             ("kNN accuracy, trained features", accuracies.trained),

@@ -46,7 +46,8 @@ fn take(loader: &mut Loader, batches: usize) -> Vec<Content> {
 #[test]
 fn batches_are_the_same_whatever_threads_prefetch_and_cache() {
     let root = folder(21);
-    let expected = take(&mut start(root.path(), LoaderOptions { threads: 1, prefetch: 1, ..options() }, 0, 0).unwrap(), 8);
+    let expected =
+        take(&mut start(root.path(), LoaderOptions { threads: 1, prefetch: 1, ..options() }, 0, 0).unwrap(), 8);
     assert_eq!(expected.iter().map(|b| b.2.len()).collect::<Vec<_>>(), [8, 8, 5, 8, 8, 5, 8, 8]);
     for (threads, prefetch, cache_bytes) in [(2, 1, 0), (5, 4, 1 << 20), (3, 2, 5000)] {
         let options = LoaderOptions { threads, prefetch, cache_bytes, ..options() };
@@ -150,7 +151,8 @@ fn packed_sets_load_and_the_wait_is_measured() {
     let record = |i: u64| [vec![(i % 10) as u8], pixels(3072, i)].concat();
     std::fs::write(root.path().join("data_batch_1.bin"), (0..64).flat_map(record).collect::<Vec<_>>()).unwrap();
     let views = [AugmentConfig::cifar_demo(), AugmentConfig::cifar_demo()];
-    let mut loader = start(root.path(), LoaderOptions { batch: 16, views, cache_bytes: 1 << 20, ..options() }, 0, 0).unwrap();
+    let mut loader =
+        start(root.path(), LoaderOptions { batch: 16, views, cache_bytes: 1 << 20, ..options() }, 0, 0).unwrap();
     take(&mut loader, 4);
     let stats = loader.stats();
     assert_eq!((stats.batches, stats.images), (4, 64));
