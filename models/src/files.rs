@@ -23,7 +23,7 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Re
 
 /// As [`write_atomically`], for formats that go back to fill in lengths.
 pub(crate) fn write_seekable_atomically(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
-    let failed = |source| Error::Io { path: path.to_owned(), source };
+    let failed = |cause| Error::Io { path: path.to_owned(), cause };
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
@@ -53,7 +53,7 @@ pub(crate) fn write_seekable_atomically(path: &Path, fill: impl FnOnce(&mut File
 /// # Errors
 /// [`Error::Io`] naming `path`.
 pub fn sha256_of_file(path: &Path) -> Result<String> {
-    let failed = |source| Error::Io { path: path.to_owned(), source };
+    let failed = |cause| Error::Io { path: path.to_owned(), cause };
     let mut file = File::open(path).map_err(failed)?;
     let mut hasher = Sha256::new();
     let mut block = vec![0; 1 << 20];

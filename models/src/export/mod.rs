@@ -6,3 +6,6 @@ mod torch;
 
 pub use detectron2::{detectron2, detectron2_name};
 pub use torch::torchvision;
+
+#[cfg(test)]
+mod python_tests;

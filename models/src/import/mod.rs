@@ -133,7 +133,7 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
         return Err(refused(format!(
             "looks like the checkpoint of a linear evaluation or of supervised training: `{}fc` is a classifier of {} \
              classes and there is no projector. Its backbone is not what you would expect under the name of a \
-             pre-training; if you want it all the same, allow linear evaluations",
+             pre-training; if you want it all the same, allow linear evaluations (--force)",
             encoder.prefix,
             encoder.classes(source.tensors()).unwrap_or(0)
         )));

@@ -9,14 +9,14 @@ use crate::weights::{CARD_KEY, Checkpoint, Packing, SafetensorsFile, TensorSourc
 use crate::{Error, Result};
 
 pub(super) enum Source {
-    Safetensors { file: SafetensorsFile, card: Option<Card> },
+    Safetensors { file: SafetensorsFile, card: Option<Box<Card>> },
     Torch(Checkpoint),
 }
 
 impl Source {
     pub(super) fn open(path: &Path, state_dict_key: Option<&str>) -> Result<Source> {
         let failed = |reason: &str| Error::Format { path: path.to_owned(), reason: reason.into() };
-        let io = |source| Error::Io { path: path.to_owned(), source };
+        let io = |cause| Error::Io { path: path.to_owned(), cause };
         let mut start = Vec::new();
         File::open(path).and_then(|f| f.take(64).read_to_end(&mut start)).map_err(io)?;
         if start.is_empty() {
@@ -34,7 +34,7 @@ impl Source {
                 return Err(failed("is a safetensors file; it has no entries to choose a state dict from"));
             }
             let file = SafetensorsFile::open(path)?;
-            let card = file.metadata(CARD_KEY).map(Card::from_json).transpose()?;
+            let card = file.metadata(CARD_KEY).map(Card::from_json).transpose()?.map(Box::new);
             return Ok(Source::Safetensors { file, card });
         }
         Err(failed(match start.trim_ascii_start().first() {
@@ -66,7 +66,7 @@ impl Source {
 
     pub(super) fn card(&self) -> Option<Card> {
         match self {
-            Source::Safetensors { card, .. } => card.clone(),
+            Source::Safetensors { card, .. } => card.as_deref().cloned(),
             Source::Torch(_) => None,
         }
     }

@@ -156,7 +156,7 @@ pub fn save_safetensors(path: &Path, tensors: &[TensorOut<'_>], metadata: &BTree
 
 #[expect(unsafe_code, reason = "mapping a file is unsafe by nature")]
 pub(super) fn map_file(path: &Path) -> Result<Mmap> {
-    let failed = |source| Error::Io { path: path.to_owned(), source };
+    let failed = |cause| Error::Io { path: path.to_owned(), cause };
     let file = File::open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(Error::Format { path: path.to_owned(), reason: "is not a file".into() });

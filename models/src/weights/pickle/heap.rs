@@ -86,7 +86,7 @@ impl TensorView {
             let reach = size.saturating_sub(1).checked_mul(*stride);
             last = last.zip(reach).and_then(|(a, b)| a.checked_add(b));
         }
-        if numel > 0 && !last.is_some_and(|last| last < view.numel) {
+        if numel > 0 && last.is_none_or(|last| last >= view.numel) {
             return Err(format!(
                 "a tensor of {shape:?} with strides {strides:?} at {offset} reaches outside of its storage of {} values",
                 view.numel
