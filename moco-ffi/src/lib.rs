@@ -1,1 +1,22 @@
-//! (skeleton)
+//! `libmoco`: the C ABI, nothing else. Every function is a few lines over `moco-infer` and `moco-train`; the rules that
+//! hold for all of them stand at the top of `include/moco.h`, which `cargo xtask header` generates from this crate.
+
+#![expect(non_camel_case_types, reason = "names are those of the C header")]
+#![allow(clippy::missing_safety_doc, reason = "the safety contract of a function is what its header says")]
+
+mod backbone;
+mod boundary;
+mod error;
+mod features;
+mod head;
+mod log;
+mod pixels;
+mod version;
+
+pub use backbone::*;
+pub use error::*;
+pub use features::*;
+pub use head::*;
+pub use log::*;
+pub use pixels::*;
+pub use version::*;

@@ -6,6 +6,7 @@ mod decode;
 mod error;
 mod image;
 mod preprocess;
+mod raw;
 mod resize;
 mod rng;
 
@@ -17,5 +18,6 @@ pub use decode::{Format, ImageInfo, Limits, decode, decode_file, decode_into, pr
 pub use error::{Error, Result};
 pub use image::Image;
 pub use preprocess::{ChannelMismatch, ChannelOrder, Layout, PreprocessRule, ResizeRule, preprocess, preprocess_with};
+pub use raw::{PixelType, RawImage};
 pub use resize::{Filter, center_crop, crop, resize, resize_shorter_side, resized_crop};
 pub use rng::Rng;

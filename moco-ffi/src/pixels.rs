@@ -1,0 +1,87 @@
+//! Images that lie in the application's memory.
+
+#![expect(unsafe_code, reason = "reads the application's pixels")]
+
+use std::ffi::c_void;
+
+use moco_image::{Image, PixelType, RawImage};
+
+use crate::boundary::{Result, slice};
+use crate::moco_error;
+
+/// Type of a pixel's values, for moco_pixels.type.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum moco_pixel_type {
+    /// uint8_t
+    U8 = 0,
+    /// uint16_t
+    U16 = 1,
+    /// float
+    F32 = 2,
+}
+
+/// An image in memory: rows from top to bottom, channels interleaved.
+///
+/// A backbone reads 8 bits. uint16_t and float values are therefore scaled by a window that the caller must give:
+/// values up to `black` become 0, values from `white` on 255, and what lies between is linear; `black` above `white`
+/// inverts (MONOCHROME1). Without a window (both 0) they are refused. uint8_t is taken as it is.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct moco_pixels {
+    /// First value of the first row.
+    pub data: *const c_void,
+    /// Bytes from one row to the next; 0 = rows follow each other without a gap.
+    pub row_stride: usize,
+    /// Columns.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Values a pixel: 3 for RGB (not BGR), 1 for grey.
+    pub channels: u32,
+    /// A moco_pixel_type.
+    pub r#type: u32,
+    /// Value that becomes 0.
+    pub black: f32,
+    /// Value that becomes 255.
+    pub white: f32,
+}
+
+/// Copies images.
+///
+/// # Safety
+/// `pixels` is NULL or points to `n` structs, whose `data` is NULL or reaches as far as their sizes say.
+pub(crate) unsafe fn images(pixels: *const moco_pixels, n: usize, name: &str) -> Result<Vec<Image>> {
+    // SAFETY: forwarded.
+    let pixels = unsafe { slice(pixels, n, name)? };
+    // SAFETY: forwarded.
+    pixels.iter().enumerate().map(|(i, p)| unsafe { image(p, &format!("{name}[{i}]")) }).collect()
+}
+
+/// # Safety
+/// `pixels.data` is NULL or reaches as far as the sizes say.
+unsafe fn image(pixels: &moco_pixels, name: &str) -> Result<Image> {
+    let in_image = |e: moco_image::Error| {
+        let error = moco_error::from(e);
+        moco_error::new(error.code, format!("`{name}`: {}", error.message.to_string_lossy()))
+    };
+    let pixel_type = match pixels.r#type {
+        0 => PixelType::U8,
+        1 => PixelType::U16,
+        2 => PixelType::F32,
+        other => return Err(moco_error::argument(format!("`{name}.type` is {other}, which is no moco_pixel_type"))),
+    };
+    let mut raw = RawImage {
+        bytes: &[],
+        width: pixels.width as usize,
+        height: pixels.height as usize,
+        channels: pixels.channels as usize,
+        pixel_type,
+        row_stride: pixels.row_stride,
+        window: (pixels.black != pixels.white).then_some([pixels.black, pixels.white]),
+    };
+    let len = raw.byte_len().map_err(in_image)?;
+    // SAFETY: the caller's image reaches over this many bytes, by contract.
+    raw.bytes = unsafe { slice(pixels.data.cast::<u8>(), len, &format!("{name}.data"))? };
+    raw.to_image().map_err(in_image)
+}
