@@ -11,8 +11,12 @@ use crate::shell;
 pub fn run(check: bool) -> Result<()> {
     let crate_folder = shell::root().join("moco-ffi");
     let path = crate_folder.join("include/moco.h");
-    let config = cbindgen::Config::from_file(crate_folder.join("cbindgen.toml"))
+    let mut config = cbindgen::Config::from_file(crate_folder.join("cbindgen.toml"))
         .map_err(|e| anyhow::anyhow!("moco-ffi/cbindgen.toml: {e}"))?;
+    config.after_includes = config.after_includes.map(|text| {
+        let text = text.replace("@MAJOR@", env!("CARGO_PKG_VERSION_MAJOR"));
+        text.replace("@MINOR@", env!("CARGO_PKG_VERSION_MINOR")).replace("@PATCH@", env!("CARGO_PKG_VERSION_PATCH"))
+    });
     let bindings = cbindgen::Builder::new()
         .with_config(config)
         .with_crate(&crate_folder)
