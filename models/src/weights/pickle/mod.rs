@@ -6,6 +6,7 @@ mod globals;
 mod heap;
 mod legacy;
 mod machine;
+mod zip;
 
 use std::borrow::Cow;
 use std::cell::RefCell;

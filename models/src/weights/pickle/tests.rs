@@ -77,7 +77,7 @@ fn every_kind_of_bad_checkpoint_is_refused_for_its_reason() {
         ("refused_big_endian_legacy", "big-endian"),
         ("refused_missing_storage", "`packed_zip/data/0` is missing"),
         ("refused_short_storage", "has 4 bytes, its tensors expect 6400"),
-        ("refused_unsupported_compression", "Compression method not supported"),
+        ("refused_unsupported_compression", "packed by method 14"),
         ("refused_module", "Linear"),
         ("refused_bare_tensor", "holds a tensor, expected a dict"),
         ("refused_two_state_dicts", "several state dicts (`a`, `b`)"),
@@ -126,7 +126,8 @@ fn other_kinds_of_file_are_named() {
     let path = folder.path().join("x.pth.tar");
     let mut tar = vec![0; 512];
     tar[257..262].copy_from_slice(b"ustar");
-    for (bytes, reason) in [(&b""[..], "neither"), (b"hello", "neither"), (b"PK\x03\x04", "zip"), (&tar, "tar archive")]
+    for (bytes, reason) in
+        [(&b""[..], "neither"), (b"hello", "neither"), (b"PK\x03\x04", "truncated"), (&tar, "tar archive")]
     {
         fs::write(&path, bytes).unwrap();
         let error = Checkpoint::open(&path).unwrap_err().to_string();
@@ -146,9 +147,13 @@ fn every_truncation_is_refused() {
 
 #[test]
 fn flipped_bits_never_panic_and_never_ask_for_much_memory() {
-    for name in
-        ["views_legacy_protocol2.pth", "views_zip_protocol4.pth", "clutter_legacy_protocol4.pth", "packed_deflated.pth"]
-    {
+    for name in [
+        "packed_zip.pth",
+        "views_legacy_protocol2.pth",
+        "views_zip_protocol4.pth",
+        "clutter_legacy_protocol4.pth",
+        "packed_deflated.pth",
+    ] {
         let good = fs::read(own().join(name)).unwrap();
         // Every bit of the small files, one of each byte of the others.
         for bit in (0..good.len() * 8).step_by(if good.len() < 3000 { 1 } else { 7 }) {
@@ -271,4 +276,28 @@ fn python_2_pickles_of_ordered_dicts_are_read() {
     // OrderedDict([["x", 1]]) with byte strings, as Python 2 pickles it: no tensor, but read to the end.
     let object = b"ccollections\nOrderedDict\n]](U\x01xK\x01ea\x85R";
     assert!(reason(object).contains("holds no tensor"), "{}", reason(object));
+}
+
+#[test]
+fn a_zip_directory_that_lies_is_refused_before_memory_is_spent() {
+    let good = fs::read(own().join("packed_deflated.pth")).unwrap();
+    let end = good.windows(4).rposition(|w| w == b"PK\x05\x06").unwrap();
+    let entry = good.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+    let lie = |at: usize, value: &[u8]| {
+        let mut bytes = good.clone();
+        bytes[at..at + value.len()].copy_from_slice(value);
+        read_all(&bytes).unwrap_err()
+    };
+    assert!(lie(end + 10, b"\xff\xff").contains("claims 65535"));
+    assert!(lie(end + 12, b"\xff\xff\xff\x7f").contains("larger than the file"));
+    assert!(lie(end + 16, b"\xff\xff\xff\x7f").contains("not where it should be"));
+    assert!(lie(end + 4, b"\x01\x00").contains("several parts"));
+    assert!(lie(entry, b"PKPK").contains("damaged"));
+    // The first entry is data.pkl: flags, method, checksum, packed size, size, place.
+    assert!(lie(entry + 8, b"\x01\x00").contains("encrypted"));
+    assert!(lie(entry + 10, b"\x0c\x00").contains("method 12"));
+    assert!(lie(entry + 16, b"\x00\x00\x00\x00").contains("checksum"));
+    assert!(lie(entry + 20, b"\xff\xff\xff\x7f").contains("not where it should be"));
+    assert!(lie(entry + 24, b"\xff\xff\xff\x7f").contains("at most"));
+    assert!(lie(entry + 42, b"\xff\xff\xff\x7f").contains("not where it should be"));
 }
