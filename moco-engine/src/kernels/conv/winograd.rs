@@ -20,6 +20,12 @@ use crate::kernels::gemm::workspace::with_workspace;
 /// Positions of a patch.
 pub(super) const POSITIONS: usize = 16;
 
+/// Distance between the matrices of two positions of `rows` rows each, in values: an odd number of cache lines, so that
+/// the 16 values that a transform reads or writes together lie in different sets of the cache.
+pub(super) fn position_step(rows: usize) -> usize {
+    (rows | 1) * PITCH
+}
+
 /// Channels that are transformed at a time.
 const LANES: usize = 16;
 
@@ -131,7 +137,7 @@ impl WinogradProduct<'_> {
         let tiles = first..self.tiles.count.min(first + self.tiles.block);
         let (count, channels) = (tiles.len(), self.windows.channels);
         with_workspace(|workspace| {
-            let patches = workspace.a.at_least(channels.div_ceil(BLOCK) * POSITIONS * count * PITCH);
+            let patches = workspace.a.at_least(channels.div_ceil(BLOCK) * POSITIONS * position_step(count));
             transform_input(self.level, &self.windows, self.x, self.norm.as_ref(), &self.tiles, tiles.clone(), patches);
             self.tiles.offsets(tiles.clone(), &self.map, &mut workspace.rows);
             let places = &workspace.rows[..];
@@ -151,7 +157,7 @@ impl WinogradProduct<'_> {
                     let products = SharedOut::new(&mut products[position * count * width..][..count * width]);
                     for (i, from) in (0..channels).step_by(BLOCK).enumerate() {
                         let depth = BLOCK.min(channels - from);
-                        let patches = &patches[(i * POSITIONS + position) * count * PITCH..];
+                        let patches = &patches[(i * POSITIONS + position) * position_step(count)..];
                         let weights = &weights[from * stored..];
                         // SAFETY: `products` belongs to this thread.
                         unsafe {
@@ -195,7 +201,8 @@ impl WinogradProduct<'_> {
 }
 
 multiversion! {
-    /// `Bᵀ d B` of every tile and channel, to `[channel block, position, tile, channel]`, tiles [`PITCH`] apart.
+    /// `Bᵀ d B` of every tile and channel, to `[channel block, position, tile, channel]`, tiles [`PITCH`] and positions
+    /// [`position_step`] apart.
     pub(super) fn transform_input(
         windows: &Windows, x: &[f32], norm: Option<&Norm<'_>>, tiles: &Tiles, range: Range<usize>, out: &mut [f32],
     ) = transform_input_body;
@@ -210,7 +217,7 @@ fn transform_input_body(
     range: Range<usize>,
     out: &mut [f32],
 ) {
-    let count = range.len();
+    let step = position_step(range.len());
     let image_len = w.size[0] * w.size[1] * w.pixel;
     let line = w.size[1] * w.pixel;
     for (t, tile) in range.enumerate() {
@@ -251,9 +258,9 @@ fn transform_input_body(
                 }
             }
             let patch = input_side(patch);
-            let base = channel / BLOCK * POSITIONS * count;
+            let base = channel / BLOCK * POSITIONS * step + t * PITCH + channel % BLOCK;
             for (position, value) in patch.as_flattened().iter().enumerate() {
-                let at = (base + position * count + t) * PITCH + channel % BLOCK;
+                let at = base + position * step;
                 out[at..at + LANES].copy_from_slice(value);
             }
         }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::geometry::{Bundles, forward_windows};
 use super::shape::ConvShape;
-use super::winograd::{OUTSIDE, POSITIONS, Tiles, add, halve, sub, transform_input};
+use super::winograd::{OUTSIDE, POSITIONS, Tiles, add, halve, position_step, sub, transform_input};
 use crate::kernels::gemm::level::{Level, multiversion};
 use crate::kernels::gemm::product::RowMap;
 use crate::kernels::gemm::tile::{Lhs, PITCH, SharedOut, panel_product};
@@ -91,13 +91,13 @@ impl Sum<'_> {
             for from in (start..end).step_by(self.depth) {
                 let tiles = from..end.min(from + self.depth);
                 let count = tiles.len();
-                let b = workspace.b.at_least(POSITIONS * count * PITCH);
+                let b = workspace.b.at_least(POSITIONS * position_step(count));
                 transform_input(self.level, &windows, self.x, self.norm.as_ref(), &self.tiles, tiles.clone(), b);
                 self.tiles.offsets(tiles, &map, &mut workspace.rows);
-                let a = workspace.a.at_least(POSITIONS * count * PITCH);
+                let a = workspace.a.at_least(POSITIONS * position_step(count));
                 transform_gradient(self.level, self.dy, outs.clone(), &workspace.rows, a);
                 for position in 0..POSITIONS {
-                    let at = position * count * PITCH;
+                    let at = position * position_step(count);
                     for j in (0..ins.len()).step_by(self.level.tile_cols()) {
                         let cols = self.level.tile_cols().min(ins.len() - j);
                         let column = position * self.c_out * c_in + j;
@@ -123,14 +123,14 @@ fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
 
 multiversion! {
     /// `A dY Aᵀ` of the tiles with these pixels and of some channels, to `[position, tile, channel]`, tiles [`PITCH`]
-    /// apart.
+    /// and positions [`position_step`] apart.
     fn transform_gradient(dy: &[f32], channels: Range<usize>, places: &[usize], out: &mut [f32]) =
         transform_gradient_body;
 }
 
 #[inline(always)]
 fn transform_gradient_body(dy: &[f32], channels: Range<usize>, places: &[usize], out: &mut [f32]) {
-    let count = places.len() / 4;
+    let step = position_step(places.len() / 4);
     for (t, places) in places.chunks_exact(4).enumerate() {
         for from in (0..channels.len()).step_by(LANES) {
             let lanes = LANES.min(channels.len() - from);
@@ -152,7 +152,7 @@ fn transform_gradient_body(dy: &[f32], channels: Range<usize>, places: &[usize],
             for j in 0..4 {
                 let column = gradient_line([rows[0][j], rows[1][j]]);
                 for i in 0..4 {
-                    let at = ((4 * i + j) * count + t) * PITCH + from;
+                    let at = (4 * i + j) * step + t * PITCH + from;
                     out[at..at + LANES].copy_from_slice(&column[i]);
                 }
             }
