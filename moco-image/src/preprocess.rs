@@ -218,7 +218,7 @@ pub fn preprocess_with(
     }
     let region = resize_geometry((full_h, full_w), (crop_h, crop_w));
     resized_region(image, (full_h, full_w), &region, rule.filter, scratch)?;
-    write_normalised(scratch.image(), rule.channels, &rule.mean, &rule.std, layout, false, out)
+    write_normalised(scratch, &rule.mean, &rule.std, layout, false, out)
 }
 
 const MAX_SIDE: usize = 1 << 16;

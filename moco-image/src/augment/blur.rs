@@ -13,13 +13,8 @@ pub(super) fn gaussian(image: &mut Image, radius: f64, buffer: &mut Vec<u8>) {
     }
     buffer.resize(image.data().len(), 0);
     for _ in 0..PASSES {
-        pulp::Arch::new().dispatch(BlurColumns {
-            input: image.data(),
-            output: buffer,
-            height,
-            stride: width * channels,
-            weights: &weights,
-        });
+        let columns = BlurColumns { input: image.data(), height, stride: width * channels, weights: &weights };
+        pulp::Arch::new().dispatch(AllColumns(columns, buffer));
         std::mem::swap(image.buffer_mut(), buffer);
     }
 }
@@ -140,45 +135,60 @@ fn slide(input: &[u8], output: &mut [u8], channels: usize, weights: &BoxWeights)
     }
 }
 
+const CHUNK: usize = 32;
+
 struct BlurColumns<'a> {
     input: &'a [u8],
-    output: &'a mut [u8],
     height: usize,
     stride: usize,
     weights: &'a BoxWeights,
 }
 
-impl pulp::NullaryFnOnce for BlurColumns<'_> {
+/// The columns of an image and where the result goes.
+struct AllColumns<'a>(BlurColumns<'a>, &'a mut [u8]);
+
+impl pulp::NullaryFnOnce for AllColumns<'_> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        const CHUNK: usize = 32;
-        let Self { input, output, height, stride, weights } = self;
-        let radius = weights.radius as isize;
-        let row = |y: isize| y.clamp(0, height as isize - 1) as usize * stride;
-        // A strip of columns at a time: its sums slide down the image in registers or the first cache.
+        // A strip of columns at a time: its sums slide down the image in registers.
+        let Self(columns, output) = self;
         let mut x = 0;
-        while x < stride {
-            let len = CHUNK.min(stride - x);
-            let mut sums = [0u32; CHUNK];
-            for y in -radius - 1..radius {
-                let values = &input[row(y) + x..][..len];
-                for i in 0..len {
-                    sums[i] += u32::from(values[i]);
-                }
+        while x + CHUNK <= columns.stride {
+            columns.strip::<CHUNK>(x, output);
+            x += CHUNK;
+        }
+        while x < columns.stride {
+            columns.strip::<1>(x, output);
+            x += 1;
+        }
+    }
+}
+
+impl BlurColumns<'_> {
+    #[inline(always)]
+    fn strip<const N: usize>(&self, x: usize, output: &mut [u8]) {
+        let radius = self.weights.radius as isize;
+        let row = |y: isize| -> &[u8; N] {
+            let start = y.clamp(0, self.height as isize - 1) as usize * self.stride + x;
+            self.input[start..start + N].try_into().expect("slice of N values")
+        };
+        let mut sums = [0u32; N];
+        for y in -radius - 1..radius {
+            let values = row(y);
+            for i in 0..N {
+                sums[i] += u32::from(values[i]);
             }
-            for y in 0..height as isize {
-                let leaving = &input[row(y - radius - 1) + x..][..len];
-                let entering = &input[row(y + radius) + x..][..len];
-                let beyond = &input[row(y + radius + 1) + x..][..len];
-                let out = &mut output[y as usize * stride + x..][..len];
-                for i in 0..len {
-                    sums[i] = sums[i] + u32::from(entering[i]) - u32::from(leaving[i]);
-                    out[i] = weights.apply(sums[i], u32::from(leaving[i]) + u32::from(beyond[i]));
-                }
+        }
+        for y in 0..self.height as isize {
+            let (leaving, entering, beyond) = (row(y - radius - 1), row(y + radius), row(y + radius + 1));
+            let start = y as usize * self.stride + x;
+            let out: &mut [u8; N] = (&mut output[start..start + N]).try_into().expect("slice of N values");
+            for i in 0..N {
+                sums[i] = sums[i] + u32::from(entering[i]) - u32::from(leaving[i]);
+                out[i] = self.weights.apply(sums[i], u32::from(leaving[i]) + u32::from(beyond[i]));
             }
-            x += len;
         }
     }
 }

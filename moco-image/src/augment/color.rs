@@ -1,5 +1,6 @@
 //! Colour operations of PIL's ImageEnhance and ImageOps, value for value.
 
+use super::planes::{CHUNK, for_planes, split_planes};
 use crate::Image;
 
 /// PIL's luma of an RGB pixel: ITU-R 601-2 in 16-bit fixed point.
@@ -69,11 +70,17 @@ impl pulp::NullaryFnOnce for LumaSum<'_> {
 
     #[inline(always)]
     fn call(self) -> u64 {
-        // Sums of a few thousand bytes stay far below 2^32.
-        self.0
-            .chunks(3 * 4096)
-            .map(|part| u64::from(part.chunks_exact(3).map(|p| u32::from(luma(p[0], p[1], p[2]))).sum::<u32>()))
-            .sum()
+        let (chunks, rest) = self.0.as_chunks::<{ 3 * CHUNK }>();
+        let mut sum = 0;
+        for chunk in chunks {
+            let [red, green, blue] = split_planes(chunk);
+            let mut sums = 0u32;
+            for i in 0..CHUNK {
+                sums += u32::from(luma(red[i], green[i], blue[i]));
+            }
+            sum += u64::from(sums);
+        }
+        sum + rest.chunks_exact(3).map(|p| u64::from(luma(p[0], p[1], p[2]))).sum::<u64>()
     }
 }
 
@@ -84,12 +91,17 @@ impl pulp::NullaryFnOnce for Saturation<'_> {
 
     #[inline(always)]
     fn call(self) {
-        for pixel in self.0.chunks_exact_mut(3) {
-            let grey = luma(pixel[0], pixel[1], pixel[2]);
-            for value in pixel {
-                *value = blend(grey, *value, self.1);
+        for_planes(self.0, |planes| {
+            let mut grey = [0; CHUNK];
+            for i in 0..CHUNK {
+                grey[i] = luma(planes[0][i], planes[1][i], planes[2][i]);
             }
-        }
+            for plane in planes {
+                for i in 0..CHUNK {
+                    plane[i] = blend(grey[i], plane[i], self.1);
+                }
+            }
+        });
     }
 }
 
@@ -100,8 +112,12 @@ impl pulp::NullaryFnOnce for Grayscale<'_> {
 
     #[inline(always)]
     fn call(self) {
-        for pixel in self.0.chunks_exact_mut(3) {
-            pixel.fill(luma(pixel[0], pixel[1], pixel[2]));
-        }
+        for_planes(self.0, |planes| {
+            let mut grey = [0; CHUNK];
+            for i in 0..CHUNK {
+                grey[i] = luma(planes[0][i], planes[1][i], planes[2][i]);
+            }
+            *planes = [grey; 3];
+        });
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use super::planes::{CHUNK, Planes, for_planes};
 use crate::Image;
 
 /// Shifts the hue by `turns` (−0.5 to 0.5); nothing on images that are not RGB.
@@ -16,14 +17,12 @@ pub(super) fn adjust(image: &mut Image, turns: f64) {
     pulp::Arch::new().dispatch(Shift { pixels: image.data_mut(), shift, tables });
 }
 
-const CHUNK: usize = 64;
-
 /// HSV of PIL depends on few combinations of bytes: each is computed once, in PIL's own arithmetic.
 struct Tables {
-    /// [case 6, chroma 256, numerator 256] → hue. The hue is `base ± numerator / chroma`.
-    hue: Vec<u8>,
+    /// [case 6 of 8, chroma 256, numerator 256] → hue. The hue is `base ± numerator / chroma`.
+    hue: Box<[u8; 8 << 16]>,
     /// [maximum 256, chroma 256] → saturation.
-    saturation: Vec<u8>,
+    saturation: Box<[u8; 1 << 16]>,
     /// hue → sector 0–5 and position in it.
     sector: [(u8, f64); 256],
     /// saturation → fraction.
@@ -33,7 +32,7 @@ struct Tables {
 fn tables() -> &'static Tables {
     static TABLES: OnceLock<Tables> = OnceLock::new();
     TABLES.get_or_init(|| {
-        let mut hue = vec![0u8; 6 << 16];
+        let mut hue = Box::new([0u8; 8 << 16]);
         for (case, (base, sign)) in CASES.into_iter().enumerate() {
             for chroma in 1..256usize {
                 for numerator in 0..=chroma {
@@ -45,7 +44,7 @@ fn tables() -> &'static Tables {
                 }
             }
         }
-        let mut saturation = vec![0u8; 1 << 16];
+        let mut saturation = Box::new([0u8; 1 << 16]);
         for maximum in 1..256usize {
             for chroma in 0..=maximum {
                 let s = chroma as f32 / maximum as f32;
@@ -74,7 +73,6 @@ const CASES: [(f64, f64); 6] = [
     (5.0, -1.0), // blue largest, green smallest
 ];
 
-/// `CHUNK` pixels at a time, in steps over arrays so that all but the table look-ups become vector code.
 struct Shift<'a> {
     pixels: &'a mut [u8],
     shift: u8,
@@ -86,54 +84,35 @@ impl pulp::NullaryFnOnce for Shift<'_> {
 
     #[inline(always)]
     fn call(self) {
-        let Self { pixels, shift, tables } = self;
-        for chunk in pixels.chunks_mut(3 * CHUNK) {
-            let mut rgb = [[0u8; CHUNK]; 3];
-            for (i, pixel) in chunk.chunks_exact(3).enumerate() {
-                for c in 0..3 {
-                    rgb[c][i] = pixel[c];
-                }
-            }
-            shift_planes(&mut rgb, shift, tables);
-            for (i, pixel) in chunk.chunks_exact_mut(3).enumerate() {
-                for c in 0..3 {
-                    pixel[c] = rgb[c][i];
-                }
-            }
-        }
+        for_planes(self.pixels, |planes| shift_planes(planes, self.shift, self.tables));
     }
 }
 
+/// In steps over arrays, so that all but the table look-ups become vector code.
 #[inline(always)]
-fn shift_planes([red, green, blue]: &mut [[u8; CHUNK]; 3], shift: u8, tables: &Tables) {
-    let mut hue_index = [0u32; CHUNK];
-    let mut saturation_index = [0u32; CHUNK];
-    let mut value = [0u8; CHUNK];
+fn shift_planes([red, green, blue]: &mut Planes, shift: u8, tables: &Tables) {
+    let (mut value, mut chroma) = ([0u8; CHUNK], [0u8; CHUNK]);
+    let (mut case, mut numerator) = ([0u8; CHUNK], [0u8; CHUNK]);
     for i in 0..CHUNK {
         let (r, g, b) = (red[i], green[i], blue[i]);
         let (max, min) = (r.max(g).max(b), r.min(g).min(b));
         let middle = r.max(g).min(r.min(g).max(b));
-        let chroma = u32::from(max - min);
-        let case = if r == max {
-            if g == min { 1 } else { 0 }
-        } else if g == max {
-            if b == min { 2 } else { 3 }
-        } else if r == min {
-            4
-        } else {
-            5
-        };
-        hue_index[i] = (case << 16) | (chroma << 8) | u32::from(max - middle);
-        saturation_index[i] = (u32::from(max) << 8) | chroma;
         value[i] = max;
+        chroma[i] = max - min;
+        numerator[i] = max - middle;
+        let red_case = if g == min { 1 } else { 0 };
+        let green_case = if b == min { 2 } else { 3 };
+        let blue_case = if r == min { 4 } else { 5 };
+        let other = if g == max { green_case } else { blue_case };
+        case[i] = if r == max { red_case } else { other };
     }
-    let mut sector = [0u8; CHUNK];
-    let mut position = [0f64; CHUNK];
-    let mut fraction = [0f64; CHUNK];
+    let (mut sector, mut position, mut fraction) = ([0u8; CHUNK], [0f64; CHUNK], [0f64; CHUNK]);
     for i in 0..CHUNK {
-        let hue = tables.hue[hue_index[i] as usize].wrapping_add(shift);
+        let (case, chroma, numerator) = (usize::from(case[i] & 7), usize::from(chroma[i]), usize::from(numerator[i]));
+        let hue = tables.hue[(case << 16) | (chroma << 8) | numerator].wrapping_add(shift);
         (sector[i], position[i]) = tables.sector[usize::from(hue)];
-        fraction[i] = tables.fraction[usize::from(tables.saturation[saturation_index[i] as usize])];
+        let saturation = tables.saturation[(usize::from(value[i]) << 8) | chroma];
+        fraction[i] = tables.fraction[usize::from(saturation)];
     }
     let (mut low, mut falling, mut rising) = ([0u8; CHUNK], [0u8; CHUNK], [0u8; CHUNK]);
     for i in 0..CHUNK {
@@ -146,19 +125,13 @@ fn shift_planes([red, green, blue]: &mut [[u8; CHUNK]; 3], shift: u8, tables: &T
     }
     for i in 0..CHUNK {
         let (s, v, p, q, t) = (sector[i], value[i], low[i], falling[i], rising[i]);
-        let pick = |at_v: [u8; 2], at_q: u8, at_t: u8| {
-            if s == at_v[0] || s == at_v[1] {
-                v
-            } else if s == at_q {
-                q
-            } else if s == at_t {
-                t
-            } else {
-                p
-            }
+        let pick = |v1: u8, v2: u8, at_q: u8, at_t: u8| {
+            let picked = if s == at_t { t } else { p };
+            let picked = if s == at_q { q } else { picked };
+            if (s == v1) | (s == v2) { v } else { picked }
         };
-        red[i] = pick([0, 5], 1, 4);
-        green[i] = pick([1, 2], 3, 0);
-        blue[i] = pick([3, 4], 5, 2);
+        red[i] = pick(0, 5, 1, 4);
+        green[i] = pick(1, 2, 3, 0);
+        blue[i] = pick(3, 4, 5, 2);
     }
 }

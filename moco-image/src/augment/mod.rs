@@ -6,10 +6,11 @@ mod color;
 mod config;
 mod hue;
 mod normalise;
+mod planes;
 
 pub use color::luma;
 pub use config::{AugmentConfig, AugmentParams, CropBox, PixelOp, Step};
-pub(crate) use normalise::write_normalised;
+pub(crate) use normalise::{NormaliseTables, write_normalised};
 
 use crate::resize::{Coefficients, resized_crop_into};
 use crate::{Error, Filter, Image, Layout, Result, Rng};
@@ -22,6 +23,7 @@ pub struct Scratch {
     pub(crate) block: Vec<[i32; 8]>,
     pub(crate) horizontal: Coefficients,
     pub(crate) vertical: Coefficients,
+    pub(crate) normalise: NormaliseTables,
     pub(crate) params: Option<AugmentParams>,
 }
 
@@ -98,7 +100,7 @@ pub fn augment_exactly(
     for op in params.ops.iter().filter(|op| **op != PixelOp::Flip) {
         apply(scratch, *op)?;
     }
-    write_normalised(&scratch.image, channels, &config.mean, &config.std, Layout::Nhwc, flips % 2 == 1, out)
+    write_normalised(scratch, &config.mean, &config.std, Layout::Nhwc, flips % 2 == 1, out)
 }
 
 /// Crop, resize to `size` (height, width) and operations with explicit parameters, still in 8 bits.
