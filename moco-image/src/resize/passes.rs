@@ -32,67 +32,107 @@ pub(super) fn resample(
     }
 
     let Scratch { image: out, rows: temp, horizontal, vertical, block, .. } = scratch;
-    let vertical_pass = window.height != full.0;
-    let horizontal_pass = window.width != full.1;
-    let (first, last) = if vertical_pass {
-        vertical.compute(window.height, full.0, row, rows, filter);
-        vertical.span()
-    } else {
-        (row, row + rows)
-    };
-    let source_stride = image.width() * channels;
-    let source_row = |y: usize, from: usize, len: usize| {
-        let start = (window.top + y) * source_stride + (window.left + from) * channels;
-        &image.data()[start..start + len * channels]
-    };
-
+    let source = Source { data: image.data(), stride: image.width() * channels, channels, window };
     let width = columns * channels;
     let out_stride = region.width * channels;
-    let out_start = row_offset * out_stride + column_offset * channels;
-    if !horizontal_pass && !vertical_pass {
-        for y in 0..rows {
-            let start = out_start + y * out_stride;
-            out.data_mut()[start..start + width].copy_from_slice(source_row(row + y, column, columns));
-        }
-        return Ok(());
+    let out = &mut out.data_mut()[row_offset * out_stride + column_offset * channels..];
+    let (vertical_pass, horizontal_pass) = (window.height != full.0, window.width != full.1);
+    if vertical_pass {
+        vertical.compute(window.height, full.0, row, rows, filter);
     }
-    if !horizontal_pass {
-        let start = (window.top + first) * source_stride + (window.left + column) * channels;
-        let end = (window.top + last - 1) * source_stride + (window.left + column + columns) * channels;
-        let input = Rows { data: &image.data()[start..end], stride: source_stride, first };
-        let output = &mut out.data_mut()[out_start..];
-        pulp::Arch::new().dispatch(VerticalPass { input, width, coefficients: vertical, output, out_stride });
-        return Ok(());
+    if horizontal_pass {
+        horizontal.compute(window.width, full.1, column, columns, filter);
+    }
+    match (horizontal_pass, vertical_pass) {
+        (false, false) => {
+            for (y, out) in out.chunks_mut(out_stride).take(rows).enumerate() {
+                out[..width].copy_from_slice(source.row(row + y, column, columns));
+            }
+        }
+        (false, true) => {
+            let input = source.rows(vertical.span(), column, columns);
+            pulp::Arch::new().dispatch(VerticalPass { input, width, coefficients: vertical, output: out, out_stride });
+        }
+        (true, false) => {
+            let (from, to) = horizontal.span();
+            let input = |y: usize| source.row(row + y, from, to - from);
+            horizontal_rows(channels, input, rows, horizontal, block, out, out_stride);
+        }
+        (true, true) if vertical_first(window, full) => {
+            let (from, to) = horizontal.span();
+            let temp_width = (to - from) * channels;
+            temp.resize(rows * temp_width, 0);
+            let input = source.rows(vertical.span(), from, to - from);
+            let pass =
+                VerticalPass { input, width: temp_width, coefficients: vertical, output: temp, out_stride: temp_width };
+            pulp::Arch::new().dispatch(pass);
+            let input = |y: usize| &temp[y * temp_width..(y + 1) * temp_width];
+            horizontal_rows(channels, input, rows, horizontal, block, out, out_stride);
+        }
+        (true, true) => {
+            let ((first, last), (from, to)) = (vertical.span(), horizontal.span());
+            temp.resize((last - first) * width, 0);
+            let input = |y: usize| source.row(first + y, from, to - from);
+            horizontal_rows(channels, input, last - first, horizontal, block, temp, width);
+            let input = Rows { data: temp, stride: width, first };
+            pulp::Arch::new().dispatch(VerticalPass { input, width, coefficients: vertical, output: out, out_stride });
+        }
+    }
+    Ok(())
+}
+
+/// Which pass comes first changes the rounding by a grey level here and there. Since version 13 PIL begins with the
+/// columns when the height shrinks by more than twice as many pixels as the width (Pillow pull request 9549); found
+/// from its results: no exception in 3000 random sizes.
+fn vertical_first(window: CropBox, full: (usize, usize)) -> bool {
+    let shrinks_by = |from: usize, to: usize| from as i64 - to as i64;
+    let (rows, columns) = (shrinks_by(window.height, full.0), shrinks_by(window.width, full.1));
+    rows > 0 && rows > 2 * columns
+}
+
+/// The window of the image that is resized.
+struct Source<'a> {
+    data: &'a [u8],
+    stride: usize,
+    channels: usize,
+    window: CropBox,
+}
+
+impl<'a> Source<'a> {
+    fn row(&self, y: usize, from: usize, columns: usize) -> &'a [u8] {
+        let start = (self.window.top + y) * self.stride + (self.window.left + from) * self.channels;
+        &self.data[start..start + columns * self.channels]
     }
 
-    horizontal.compute(window.width, full.1, column, columns, filter);
-    let (from, to) = horizontal.span();
-    let source = |y: usize| source_row(y, from, to - from);
-    let (target, target_stride): (&mut [u8], usize) = if vertical_pass {
-        temp.resize((last - first) * width, 0);
-        (&mut temp[..], width)
-    } else {
-        (&mut out.data_mut()[out_start..], out_stride)
-    };
-    let mut y = first;
-    while y < last {
-        let lanes_rows = rows_per_block(channels).min(last - y);
-        let target = &mut target[(y - first) * target_stride..];
-        let pass =
-            HorizontalPass { channels, rows: lanes_rows, from, coefficients: horizontal, block, target, target_stride };
+    fn rows(&self, (first, last): (usize, usize), from: usize, columns: usize) -> Rows<'a> {
+        let start = (self.window.top + first) * self.stride + (self.window.left + from) * self.channels;
+        let len = (last - first - 1) * self.stride + columns * self.channels;
+        Rows { data: &self.data[start..start + len], stride: self.stride, first }
+    }
+}
+
+/// The horizontal pass over `rows` rows; `source` gives the part of a row that the coefficients span.
+fn horizontal_rows<'s>(
+    channels: usize,
+    source: impl Fn(usize) -> &'s [u8],
+    rows: usize,
+    coefficients: &Coefficients,
+    block: &mut Vec<[i32; LANES]>,
+    target: &mut [u8],
+    target_stride: usize,
+) {
+    let (from, _) = coefficients.span();
+    let at_once = rows_per_block(channels);
+    for y in (0..rows).step_by(at_once) {
+        let rows = at_once.min(rows - y);
+        let target = &mut target[y * target_stride..];
+        let pass = HorizontalPass { channels, rows, from, coefficients, block, target, target_stride };
         match channels {
             1 => pass.run::<1, 8>(|r| source(y + r)),
             3 => pass.run::<3, 2>(|r| source(y + r)),
             _ => pass.plain(|r| source(y + r)),
         }
-        y += lanes_rows;
     }
-    if vertical_pass {
-        let input = Rows { data: temp, stride: width, first };
-        let output = &mut out.data_mut()[out_start..];
-        pulp::Arch::new().dispatch(VerticalPass { input, width, coefficients: vertical, output, out_stride });
-    }
-    Ok(())
 }
 
 const LANES: usize = 8;
