@@ -246,3 +246,111 @@ fn mismatch(got: usize, wanted: usize) -> Error {
     };
     Error::Channels(format!("the image has {got} channel(s), the network reads {wanted}: {remedy}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Rng, center_crop, resize_shorter_side};
+
+    fn random(width: usize, height: usize, channels: usize) -> Image {
+        let mut rng = Rng::new(4, 4);
+        let data = (0..width * height * channels).map(|_| rng.below(256) as u8).collect();
+        Image::new(width, height, channels, data).unwrap()
+    }
+
+    fn run(image: &Image, rule: &PreprocessRule, layout: Layout) -> Vec<f32> {
+        let (height, width) = rule.output_size((image.height(), image.width())).unwrap();
+        let mut out = vec![f32::NAN; height * width * rule.channels];
+        preprocess(image, rule, layout, &mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn one_pass_equals_resize_then_crop_then_normalise() {
+        for (width, height) in [(50, 41), (30, 90), (16, 20), (300, 17)] {
+            let image = random(width, height, 3);
+            let rule = PreprocessRule::imagenet(24, 20);
+            let steps = center_crop(&resize_shorter_side(&image, 24, Filter::Bilinear).unwrap(), 20, 20).unwrap();
+            let value = |(i, &v): (usize, &u8)| (f32::from(v) / 255.0 - rule.mean[i % 3]) / rule.std[i % 3];
+            let expected: Vec<f32> = steps.data().iter().enumerate().map(value).collect();
+            assert_eq!(run(&image, &rule, Layout::Nhwc), expected, "{width}×{height}");
+        }
+    }
+
+    #[test]
+    fn layouts_hold_the_same_values() {
+        let image = random(37, 29, 3);
+        let rule = PreprocessRule { crop: Some([11, 14]), ..PreprocessRule::imagenet(20, 1) };
+        let (nhwc, nchw) = (run(&image, &rule, Layout::Nhwc), run(&image, &rule, Layout::Nchw));
+        for pixel in 0..11 * 14 {
+            for c in 0..3 {
+                assert_eq!(nhwc[pixel * 3 + c], nchw[c * 11 * 14 + pixel]);
+            }
+        }
+    }
+
+    #[test]
+    fn channels_are_converted_only_if_the_rule_says_so() {
+        let (grey, colour) = (random(30, 30, 1), random(30, 30, 3));
+        let rgb = PreprocessRule::imagenet(24, 20);
+        for layout in [Layout::Nhwc, Layout::Nchw] {
+            assert_eq!(run(&grey, &rgb, layout), run(&grey.to_rgb().unwrap(), &rgb, layout));
+        }
+        let strict = PreprocessRule { on_mismatch: ChannelMismatch::Error, ..rgb };
+        let mut out = vec![0.0; 20 * 20 * 3];
+        let error = preprocess(&grey, &strict, Layout::Nchw, &mut out).unwrap_err().to_string();
+        assert!(error.contains("1 channel") && error.contains("replicate_grey"), "{error}");
+        let one = PreprocessRule {
+            channels: 1,
+            channel_order: ChannelOrder::Grey,
+            mean: vec![0.5],
+            std: vec![0.25],
+            ..strict
+        };
+        let error = preprocess(&colour, &one, Layout::Nchw, &mut out[..400]).unwrap_err().to_string();
+        assert!(error.contains("to_grey"), "{error}");
+        let converting = PreprocessRule { on_mismatch: ChannelMismatch::ToGrey, ..one };
+        assert_eq!(run(&colour, &converting, Layout::Nhwc), run(&colour.to_grey().unwrap(), &converting, Layout::Nhwc));
+    }
+
+    #[test]
+    fn any_number_of_channels_can_be_prepared() {
+        let rule = PreprocessRule {
+            channels: 4,
+            channel_order: ChannelOrder::Any,
+            on_mismatch: ChannelMismatch::Error,
+            resize: ResizeRule::Exact { height: 7, width: 9 },
+            crop: None,
+            mean: vec![0.0; 4],
+            std: vec![1.0; 4],
+            ..PreprocessRule::imagenet(1, 1)
+        };
+        assert_eq!(run(&Image::filled(20, 30, 4, 51).unwrap(), &rule, Layout::Nchw), vec![0.2; 7 * 9 * 4]);
+    }
+
+    #[test]
+    fn rules_that_contradict_themselves_name_the_field() {
+        let rule = || PreprocessRule::imagenet(256, 224);
+        let cases = [
+            (PreprocessRule { bit_depth: 16, ..rule() }, "bit_depth"),
+            (PreprocessRule { channels: 1, ..rule() }, "channels"),
+            (PreprocessRule { on_mismatch: ChannelMismatch::ToGrey, ..rule() }, "on_mismatch"),
+            (PreprocessRule { crop: Some([0, 224]), ..rule() }, "crop"),
+            (PreprocessRule { std: vec![0.1, 0.1], ..rule() }, "std"),
+            (PreprocessRule { mean: vec![0.1, f32::NAN, 0.1], ..rule() }, "mean"),
+        ];
+        for (rule, word) in cases {
+            let error = rule.validate().unwrap_err().to_string();
+            assert!(error.contains(word), "{word}: {error}");
+        }
+        rule().validate().unwrap();
+    }
+
+    #[test]
+    fn buffers_of_another_length_are_refused() {
+        let mut out = vec![0.0; 224 * 224 * 3 + 1];
+        let error =
+            preprocess(&random(9, 9, 3), &PreprocessRule::imagenet(256, 224), Layout::Nhwc, &mut out).unwrap_err();
+        assert!(matches!(error, Error::OutputLength { expected: 150_528, got: 150_529, .. }), "{error}");
+    }
+}

@@ -7,6 +7,8 @@ mod config;
 mod hue;
 mod normalise;
 mod planes;
+#[cfg(test)]
+mod tests;
 
 pub use color::luma;
 pub use config::{AugmentConfig, AugmentParams, CropBox, PixelOp, Step};

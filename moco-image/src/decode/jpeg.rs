@@ -38,7 +38,10 @@ pub(super) fn probe(bytes: &[u8]) -> Result<ImageInfo> {
 }
 
 pub(super) fn decode_into(bytes: &[u8], info: &ImageInfo, image: &mut Image) -> Result<()> {
-    // Strict, or a truncated file would come out as a picture with a grey end.
+    if !has_end(bytes) {
+        return Err(corrupt("it ends before the end marker: the file is truncated".into()));
+    }
+    // Strict, or damaged data would come out as a picture with a grey end.
     match decode_strictly(bytes, info, image) {
         Err(Failure::Header(reason)) => {
             // Stray bytes and odd comments between header segments are harmless and common: once more without them.
@@ -130,6 +133,14 @@ fn find_frame(bytes: &[u8]) -> Result<Frame> {
         }
     }
     Err(corrupt("no frame header".into()))
+}
+
+/// Whether an end marker follows the header; entropy-coded data cannot contain one. The decoder itself does not miss
+/// the last few bytes.
+fn has_end(bytes: &[u8]) -> bool {
+    let mut segments = Segments { rest: &bytes[2..] };
+    let has_data = segments.by_ref().any(|segment| matches!(segment, Ok((SOS, _))));
+    has_data && segments.rest.windows(2).any(|pair| pair == [0xFF, 0xD9])
 }
 
 /// The header's segments, up to and including the start of scan (whose data is `rest`, from its length on).

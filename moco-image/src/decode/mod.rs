@@ -2,6 +2,8 @@
 
 mod jpeg;
 mod png;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 

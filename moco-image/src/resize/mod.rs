@@ -2,6 +2,8 @@
 
 mod coefficients;
 mod passes;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 
