@@ -194,7 +194,7 @@ impl Card {
 }
 
 /// torchvision's evaluation transform for ImageNet networks; images as they are for the CIFAR stem (arXiv:1911.05722's
-/// CIFAR-10 demo). Grey networks get the mean over the channels.
+/// CIFAR-10 demo). Networks that do not read RGB get the mean over its channels.
 fn default_preprocess(arch: &ArchSpec) -> PreprocessRule {
     let mut rule = PreprocessRule::imagenet(256, 224);
     if arch.stem == Stem::Cifar {
@@ -203,12 +203,14 @@ fn default_preprocess(arch: &ArchSpec) -> PreprocessRule {
         rule.mean = vec![0.4914, 0.4822, 0.4465];
         rule.std = vec![0.2023, 0.1994, 0.2010];
     }
-    if arch.in_channels == 1 {
-        rule.channels = 1;
-        rule.channel_order = ChannelOrder::Grey;
-        rule.on_mismatch = ChannelMismatch::ToGrey;
-        rule.mean = vec![rule.mean.iter().sum::<f32>() / 3.0];
-        rule.std = vec![rule.std.iter().sum::<f32>() / 3.0];
+    if arch.in_channels != 3 {
+        let (order, mismatch) = match arch.in_channels {
+            1 => (ChannelOrder::Grey, ChannelMismatch::ToGrey),
+            _ => (ChannelOrder::Any, ChannelMismatch::Error),
+        };
+        (rule.channels, rule.channel_order, rule.on_mismatch) = (arch.in_channels, order, mismatch);
+        rule.mean = vec![rule.mean.iter().sum::<f32>() / 3.0; arch.in_channels];
+        rule.std = vec![rule.std.iter().sum::<f32>() / 3.0; arch.in_channels];
     }
     rule
 }
@@ -289,7 +291,7 @@ mod tests {
     #[test]
     fn default_rules_fit_their_networks() {
         for stem in [Stem::ImageNet, Stem::Cifar] {
-            for in_channels in [1, 3] {
+            for in_channels in [1, 2, 3, 13] {
                 let arch = ArchSpec { stem, in_channels, ..ArchSpec::new("resnet18") };
                 Card::new(arch, "x").unwrap().validate().unwrap();
             }

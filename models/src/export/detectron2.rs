@@ -21,7 +21,8 @@ pub fn detectron2_name(name: &str) -> String {
 
 /// Writes `{"model": {name: array}, "__author__": "MOCO", "matching_heuristics": True}` as a pickle that Python 3 reads
 /// where numpy is installed. The detector must be configured as MoCo's: `INPUT.FORMAT` RGB, `RESNETS.STRIDE_IN_1X1`
-/// False, ImageNet's mean and deviation.
+/// False, ImageNet's mean and deviation. Its own ResNets have the 7×7 stem, full width and RGB images; another network
+/// needs a backbone of the same shape there.
 ///
 /// # Errors
 /// [`Error::Mismatch`] for weights that do not belong to the graph, are not finite or too large for the format,

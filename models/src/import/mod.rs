@@ -146,6 +146,7 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
         return Err(refused("has no projector of MoCo v1 or v2 that could be kept".into()));
     }
     let graph = arch.build()?;
+    check_size(&source, &graph).map_err(refused)?;
     let prefix = encoder.prefix.as_str();
     let weights = load_strict(
         source.tensors(),
@@ -174,6 +175,16 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
     card.notes = notes.clone();
     card.validate()?;
     Ok(Imported { kind, graph, weights, card, notes })
+}
+
+/// A few bytes can be viewed as tensors of any size; real weights lie in the file, if in half precision or compressed.
+fn check_size(source: &Source, graph: &Graph) -> std::result::Result<(), String> {
+    let values = graph.parameters().iter().chain(&graph.buffers()).map(|p| p.numel() as u64).sum::<u64>();
+    let allowed = source.len().saturating_mul(4).saturating_add(64 << 20);
+    if values.saturating_mul(4) > allowed {
+        return Err(format!("its tensors have {values} values, which a file of {} bytes cannot hold", source.len()));
+    }
+    Ok(())
 }
 
 fn kind_of(source: &Source, encoder: &Found) -> SourceKind {

@@ -54,6 +54,14 @@ impl Source {
         }
     }
 
+    /// Bytes of the file.
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Source::Safetensors { file, .. } => file.bytes().len() as u64,
+            Source::Torch(checkpoint) => checkpoint.file_len() as u64,
+        }
+    }
+
     pub(super) fn describe(&self) -> &'static str {
         match self {
             Source::Safetensors { .. } => "safetensors",

@@ -206,3 +206,11 @@ fn a_backbone_file_keeps_its_card() {
     assert_eq!((imported.card.method.as_str(), imported.card.data.as_deref()), ("moco-v2", Some("ten images")));
     assert_eq!(imported.card.licence.as_deref(), Some("MIT"));
 }
+
+#[test]
+fn tensors_larger_than_their_file_are_refused() {
+    let graph = ArchSpec::new("wide_resnet101_2").build().unwrap();
+    let source = Source::open(&fixture("moco_v1.pth.tar"), None).unwrap();
+    assert!(check_size(&source, &graph).unwrap_err().contains("cannot hold"));
+    assert!(check_size(&source, &network().0.build().unwrap()).is_ok());
+}

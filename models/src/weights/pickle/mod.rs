@@ -34,7 +34,7 @@ const MAX_ENTRIES: usize = 200_000;
 const MAX_NAME: usize = 1024;
 
 /// A tensor may repeat its values (strides of 0) up to this many bytes more than its storage holds.
-const MAX_EXPANSION: usize = 64 << 20;
+const MAX_EXPANSION: usize = 1 << 20;
 
 /// How a checkpoint is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +125,11 @@ impl Checkpoint {
     /// Whether the root has an entry of this name, e.g. `optimizer`.
     pub fn has(&self, key: &str) -> bool {
         self.heap.entry(self.root, key).is_some()
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn file_len(&self) -> usize {
+        self.bytes.len()
     }
 
     fn view(&self, name: &str) -> Option<&TensorView> {

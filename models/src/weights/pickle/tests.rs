@@ -243,22 +243,42 @@ fn deep_nesting_and_cycles_neither_recurse_nor_loop() {
     assert!(reason(b"]q\x00h\x00a").contains("a list, expected a dict"));
 }
 
+/// A legacy file of {"x": _rebuild_tensor_v2(storage, offset, size, stride, False, {})} on the storage
+/// (1.0, 2.0, 3.0, 4.0), whose persistent id ends with `view`.
+fn tensor_file(view: &[u8], offset: &[u8], size: &[u8], stride: &[u8]) -> Vec<u8> {
+    let mut object = b"}X\x01\x00\x00\x00xctorch._utils\n_rebuild_tensor_v2\n(".to_vec();
+    object.extend_from_slice(
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x00aX\x03\x00\x00\x00cpuK\x04",
+    );
+    for part in [view, b"tQ", offset, size, stride, b"\x89}tRs"] {
+        object.extend_from_slice(part);
+    }
+    let mut bytes = stream(&object);
+    bytes.truncate(bytes.len() - 1);
+    bytes.extend_from_slice(b"X\x01\x00\x00\x00aa.");
+    bytes.extend_from_slice(&4u64.to_le_bytes());
+    [1.0f32, 2.0, 3.0, 4.0].iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes()));
+    bytes
+}
+
+#[test]
+fn views_of_storages_in_files_of_old_pytorch_are_read() {
+    let view = |offset: u8, len: u8| {
+        let view = [b"X\x01\x00\x00\x00vK", &[offset][..], b"K", &[len], b"\x87"].concat();
+        let bytes = tensor_file(&view, b"K\x01", b"K\x02\x85", b"K\x01\x85");
+        let checkpoint = read(Path::new("x.pth"), Bytes::Memory(bytes), None)?;
+        let mut values = [0.0; 2];
+        checkpoint.tensor("x").map_err(|e| e.to_string())?.write_f32(&mut values);
+        Ok::<_, String>(values)
+    };
+    assert_eq!(view(1, 3), Ok([3.0, 4.0]));
+    assert!(view(1, 2).unwrap_err().contains("outside"));
+    assert!(view(2, 3).unwrap_err().contains("outside"));
+}
+
 #[test]
 fn tensors_outside_of_their_storage_are_refused() {
-    // {"x": _rebuild_tensor_v2(storage of 4 floats, offset, size, stride, False, OrderedDict())}
-    let tensor = |offset: &[u8], size: &[u8], stride: &[u8]| {
-        let mut object = b"}X\x01\x00\x00\x00xctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x00aX\x03\x00\x00\x00cpuK\x04NtQ".to_vec();
-        for part in [offset, size, stride] {
-            object.extend_from_slice(part);
-        }
-        object.extend_from_slice(b"\x89}tRs");
-        let mut bytes = stream(&object);
-        bytes.truncate(bytes.len() - 1);
-        bytes.extend_from_slice(b"X\x01\x00\x00\x00aa.");
-        bytes.extend_from_slice(&4u64.to_le_bytes());
-        bytes.extend_from_slice(&[0; 16]);
-        read_all(&bytes)
-    };
+    let tensor = |offset: &[u8], size: &[u8], stride: &[u8]| read_all(&tensor_file(b"N", offset, size, stride));
     assert_eq!(tensor(b"K\x00", b"K\x04\x85", b"K\x01\x85"), Ok(16));
     assert!(tensor(b"K\x01", b"K\x04\x85", b"K\x01\x85").unwrap_err().contains("outside"));
     assert!(tensor(b"K\x00", b"K\x04\x85", b"K\x02\x85").unwrap_err().contains("outside"));
