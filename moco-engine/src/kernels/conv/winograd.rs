@@ -4,6 +4,7 @@
 //!
 //! For a tile of 2×2 outputs under a patch `d` of 4×4 inputs, `Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`; summed over channels,
 //! the elementwise product becomes 16 matrix products, one for each position ξ of the 4×4 patch.
+#![expect(clippy::needless_range_loop, reason = "rows and columns of small matrices, by their indices")]
 
 use std::ops::Range;
 
@@ -219,40 +220,51 @@ fn transform_input_body(
 ) {
     let step = position_step(range.len());
     let image_len = w.size[0] * w.size[1] * w.pixel;
-    let line = w.size[1] * w.pixel;
     for (t, tile) in range.enumerate() {
         let (image, y, x_out) = tiles.place(tile);
         let (top, left) = (y as isize + w.origin[0], x_out as isize + w.origin[1]);
         let pixels = &x[image * image_len..][..image_len];
-        let inside = top >= 0 && left >= 0 && top + 4 <= w.size[0] as isize && left + 4 <= w.size[1] as isize;
+        let mut places = [OUTSIDE; POSITIONS];
+        for i in 0..4 {
+            for j in 0..4 {
+                let (y, x) = (top + i as isize, left + j as isize);
+                if y >= 0 && x >= 0 && y < w.size[0] as isize && x < w.size[1] as isize {
+                    places[4 * i + j] = (y as usize * w.size[1] + x as usize) * w.pixel + w.channel;
+                }
+            }
+        }
         let group = norm.and_then(|norm| norm.group_of_image.get(image)).map_or(0, |&g| g as usize) * w.pixel;
         for channel in (0..w.channels).step_by(LANES) {
             let lanes = LANES.min(w.channels - channel);
-            let at = w.channel + channel;
             let mut patch = [[[0.0; LANES]; 4]; 4];
-            if inside && lanes == LANES && norm.is_none() {
-                let corner = (top as usize * w.size[1] + left as usize) * w.pixel + at;
-                let pixels = &pixels[corner..corner + 3 * line + 3 * w.pixel + LANES];
-                for (i, row) in patch.iter_mut().enumerate() {
-                    for (j, value) in row.iter_mut().enumerate() {
-                        *value = *pixels[i * line + j * w.pixel..].first_chunk().expect("a whole vector");
+            let values = patch.as_flattened_mut();
+            if lanes == LANES {
+                for p in 0..POSITIONS {
+                    if places[p] != OUTSIDE {
+                        values[p] = *vector(pixels, places[p] + channel);
+                    }
+                }
+                if let Some(norm) = norm {
+                    let at = group + w.channel + channel;
+                    let (scale, shift) = (vector(norm.scale, at), vector(norm.shift, at));
+                    for p in 0..POSITIONS {
+                        if places[p] != OUTSIDE {
+                            values[p] = affine(values[p], scale, shift, norm.relu);
+                        }
                     }
                 }
             } else {
-                for (i, row) in patch.iter_mut().enumerate() {
-                    for (j, value) in row.iter_mut().enumerate() {
-                        let (y, x) = (top + i as isize, left + j as isize);
-                        if y < 0 || x < 0 || y >= w.size[0] as isize || x >= w.size[1] as isize {
-                            continue;
-                        }
-                        let from = &pixels[y as usize * line + x as usize * w.pixel + at..][..lanes];
-                        match norm {
-                            None => value[..lanes].copy_from_slice(from),
-                            Some(norm) => {
-                                let at = group + at;
-                                let (scale, shift) = (&norm.scale[at..at + lanes], &norm.shift[at..at + lanes]);
-                                normalise(from, scale, shift, norm.relu, &mut value[..lanes]);
-                            }
+                for p in 0..POSITIONS {
+                    if places[p] == OUTSIDE {
+                        continue;
+                    }
+                    let from = &pixels[places[p] + channel..][..lanes];
+                    match norm {
+                        None => values[p][..lanes].copy_from_slice(from),
+                        Some(norm) => {
+                            let at = group + w.channel + channel;
+                            let (scale, shift) = (&norm.scale[at..at + lanes], &norm.shift[at..at + lanes]);
+                            normalise(from, scale, shift, norm.relu, &mut values[p][..lanes]);
                         }
                     }
                 }
@@ -265,6 +277,26 @@ fn transform_input_body(
             }
         }
     }
+}
+
+#[inline(always)]
+fn vector(values: &[f32], at: usize) -> &Vector {
+    values[at..at + LANES].first_chunk().expect("a whole vector")
+}
+
+/// [`normalise`] of a whole vector.
+#[inline(always)]
+fn affine(x: Vector, scale: &Vector, shift: &Vector, relu: bool) -> Vector {
+    let mut out = [0.0; LANES];
+    for i in 0..LANES {
+        out[i] = x[i] * scale[i] + shift[i];
+    }
+    if relu {
+        for value in &mut out {
+            *value = if *value < 0.0 { 0.0 } else { *value };
+        }
+    }
+    out
 }
 
 /// `Bᵀ d B`. Plain loops instead of closures over arrays: those are not inlined into functions for a CPU feature.

@@ -1,6 +1,7 @@
 //! The weight gradient of the layers that [`winograd`](super::winograd) computes: with the names used there,
 //! `dg = Gᵀ [Σ over tiles of (A dY Aᵀ) ⊙ (Bᵀ d B)] G`, where the sum is 16 matrix products with the tiles as inner
 //! dimension.
+#![expect(clippy::needless_range_loop, reason = "rows and columns of small matrices, by their indices")]
 
 use std::ops::Range;
 
