@@ -1,4 +1,4 @@
-//! Architectures: functions that build a [`Graph`](crate::Graph), one file per paper family.
+//! Architectures: functions that build a [`Graph`], one file per paper family.
 
 mod projector;
 mod resnet;
