@@ -11,9 +11,14 @@ const ABI: u32 = 0;
 
 /// Builds in release and installs below `prefix`.
 pub fn run(prefix: &Path) -> Result<()> {
-    shell::step("release build");
-    shell::run(&mut shell::cargo(&["build", "--release", "-p", "moco-train", "-p", "moco-infer", "-p", "moco-ffi"])?)?;
+    build()?;
     copy(prefix)
+}
+
+/// Builds what is installed.
+pub fn build() -> Result<()> {
+    shell::step("release build");
+    shell::run(&mut shell::cargo(&["build", "--release", "-p", "moco-train", "-p", "moco-infer", "-p", "moco-ffi"])?)
 }
 
 /// Installs what has been built.

@@ -1,9 +1,11 @@
 //! Every test, in the order in which failures are cheapest to find.
 
+mod installed;
+
 use anyhow::Result;
 use clap::Args;
 
-use crate::{header, setup, shell, tidy};
+use crate::{header, install, setup, shell, tidy};
 
 /// What to leave out.
 #[derive(Args)]
@@ -11,6 +13,9 @@ pub struct Options {
     /// Without formatting and lints: only what can fail at run time.
     #[arg(long)]
     no_lint: bool,
+    /// Only the installed library, as a stranger uses it.
+    #[arg(long)]
+    only_installed: bool,
 }
 
 /// Set-up, lints, tests.
@@ -18,7 +23,11 @@ pub struct Options {
 /// Everything is compiled in one profile with one set of features, so nothing is compiled twice; only xtask, which
 /// runs before all else, has its own.
 pub fn run(options: &Options) -> Result<()> {
-    setup::run()?;
+    let tools = setup::run()?;
+    if options.only_installed {
+        install::build()?;
+        return installed::run(&tools);
+    }
     shell::step("tidy");
     tidy::run()?;
     header::run(true)?;
@@ -41,5 +50,6 @@ pub fn run(options: &Options) -> Result<()> {
     shell::step("release build");
     shell::run(&mut shell::cargo(&["build", "--release", "--workspace", "--exclude", "xtask"])?)?;
     shell::step("tests");
-    shell::run(&mut shell::cargo(&["test", "--release", "--workspace", "--exclude", "xtask"])?)
+    shell::run(&mut shell::cargo(&["test", "--release", "--workspace", "--exclude", "xtask"])?)?;
+    installed::run(&tools)
 }
