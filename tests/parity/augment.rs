@@ -186,7 +186,8 @@ fn normalised_error(file: &Reference, source: &Image, name: &str, of: &str, text
         None => (whole, [source.height(), source.width()], Filter::Bilinear),
     };
     let order: Vec<Step> = Vec::new();
-    let config = AugmentConfig { size, filter, order, mean: list("mean")?, std: list("std")?, ..AugmentConfig::moco_v2() };
+    let config =
+        AugmentConfig { size, filter, order, mean: list("mean")?, std: list("std")?, ..AugmentConfig::moco_v2() };
     let mut got = vec![0f32; size[0] * size[1] * source.channels()];
     let params = AugmentParams { crop: region, ops };
     augment_exactly(source, &config, &params, &mut Scratch::default(), &mut got).map_err(|e| e.to_string())?;

@@ -150,19 +150,19 @@ impl Maker {
 
     fn note_corrupt(&self, index: usize, error: Error) -> Result<()> {
         let mut corrupt = self.corrupt.lock().unwrap_or_else(PoisonError::into_inner);
-        if !corrupt.contains_key(&index) {
+        let noted = corrupt.entry(index).or_insert_with(|| {
             let name = self.dataset.name(index);
             let reason = match error {
                 Error::Image { source, .. } => source.to_string(),
                 other => other.to_string(),
             };
             log::warn!("{name} cannot be read and is replaced by another image: {reason}");
-            corrupt.insert(index, Corrupt { index, name, reason });
-        }
+            Corrupt { index, name, reason }
+        });
+        let last = format!("{}: {}", noted.name, noted.reason);
         let (count, total, allowed) = (corrupt.len(), self.dataset.len(), self.options.max_corrupt);
         // With every image unreadable there is nothing to take instead.
         if count > allowed || count == total {
-            let last = corrupt.get(&index).map(|c| format!("{}: {}", c.name, c.reason)).unwrap_or_default();
             return Err(Error::TooManyCorrupt { count, allowed, total, last });
         }
         Ok(())
