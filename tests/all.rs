@@ -1,3 +1,4 @@
 //! Tests that cross crates.
 
+mod abi;
 mod parity;

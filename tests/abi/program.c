@@ -1,0 +1,311 @@
+/* program FOLDER: everything in moco.h, used rightly and wrongly. Exits with the line of the first surprise. */
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "moco.h"
+
+#define CHECK(condition)                                                   \
+  do {                                                                     \
+    if (!(condition)) {                                                    \
+      fprintf(stderr, "line %d: not so: %s\n", __LINE__, #condition);      \
+      exit(1);                                                             \
+    }                                                                      \
+  } while (0)
+#define OK(call) ok((call), __LINE__)
+#define FAILS(call, code, part) fails((call), (code), (part), __LINE__)
+
+static void ok(moco_error *error, int line) {
+  if (error != NULL) {
+    fprintf(stderr, "line %d: %s\n", line, moco_error_message(error));
+    exit(1);
+  }
+}
+
+static void fails(moco_error *error, moco_code code, const char *part, int line) {
+  if (error == NULL || moco_error_code(error) != code || strstr(moco_error_message(error), part) == NULL) {
+    fprintf(stderr, "line %d: expected code %u with `%s`, got %u: %s\n", line, (unsigned)code, part,
+            (unsigned)moco_error_code(error), moco_error_message(error));
+    exit(1);
+  }
+  moco_error_free(error);
+}
+
+static const char *in(const char *folder, const char *name) {
+  static char path[8][4096];
+  static int next = 0;
+  next = (next + 1) % 8;
+  snprintf(path[next], sizeof path[next], "%s/%s", folder, name);
+  return path[next];
+}
+
+static void *read_file(const char *path, size_t *len) {
+  FILE *file = fopen(path, "rb");
+  CHECK(file != NULL);
+  CHECK(fseek(file, 0, SEEK_END) == 0);
+  *len = (size_t)ftell(file);
+  rewind(file);
+  void *bytes = malloc(*len);
+  CHECK(bytes != NULL && fread(bytes, 1, *len, file) == *len);
+  fclose(file);
+  return bytes;
+}
+
+static int n_messages = 0;
+static void log_message(uint32_t level, const char *message, void *user) {
+  CHECK(level >= MOCO_LOG_LEVEL_ERROR && level <= MOCO_LOG_LEVEL_DEBUG);
+  CHECK(message[0] != '\0' && user == &n_messages);
+  ++n_messages;
+}
+
+static int cancel_at(const moco_fit_progress *progress, void *user) {
+  CHECK(progress->epoch <= progress->epochs);
+  int *left = user;
+  return --*left <= 0;
+}
+
+static void opening(const char *folder) {
+  moco_backbone *backbone = (moco_backbone *)&n_messages;
+  moco_backbone *const untouched = backbone;
+  moco_backbone_options options = MOCO_BACKBONE_OPTIONS_INIT;
+  const char *good = in(folder, "backbone.safetensors");
+  FAILS(moco_backbone_open(NULL, NULL, &backbone), MOCO_CODE_INVALID_ARGUMENT, "`path` is NULL");
+  FAILS(moco_backbone_open(good, NULL, NULL), MOCO_CODE_INVALID_ARGUMENT, "`out` is NULL");
+  FAILS(moco_backbone_open("\xff", NULL, &backbone), MOCO_CODE_INVALID_ARGUMENT, "UTF-8");
+  FAILS(moco_backbone_open(in(folder, "absent"), NULL, &backbone), MOCO_CODE_IO, "absent");
+  FAILS(moco_backbone_open(in(folder, "truncated.safetensors"), NULL, &backbone), MOCO_CODE_FORMAT, "truncated");
+  FAILS(moco_backbone_open(in(folder, "rubbish.safetensors"), NULL, &backbone), MOCO_CODE_FORMAT, "rubbish");
+  options.taps = "pooled,c9";
+  FAILS(moco_backbone_open(good, &options, &backbone), MOCO_CODE_INVALID_ARGUMENT, "c9");
+  options.taps = NULL;
+  options.struct_size = 0;
+  FAILS(moco_backbone_open(good, &options, &backbone), MOCO_CODE_INVALID_ARGUMENT, "struct_size");
+  options.struct_size = 1000000;
+  FAILS(moco_backbone_open(good, &options, &backbone), MOCO_CODE_INVALID_ARGUMENT, "struct_size");
+  CHECK(backbone == untouched);
+
+  /* An older program knows fewer fields, a newer one more. */
+  options.struct_size = sizeof(size_t) + sizeof(char *);
+  options.taps = "c5";
+  options.threads = 4000000000u;
+  OK(moco_backbone_open(good, &options, &backbone));
+  moco_backbone_free(backbone);
+  struct {
+    moco_backbone_options known;
+    uint64_t unknown;
+  } newer = {MOCO_BACKBONE_OPTIONS_INIT, 77};
+  newer.known.struct_size = sizeof newer;
+  OK(moco_backbone_open(good, &newer.known, &backbone));
+  moco_backbone_free(backbone);
+  options.struct_size = sizeof options;
+  FAILS(moco_backbone_open(good, &options, &backbone), MOCO_CODE_INVALID_ARGUMENT, "threads");
+  options.threads = 0;
+  options.ort_library = in(folder, "rubbish.safetensors");
+  FAILS(moco_backbone_open(good, &options, &backbone), MOCO_CODE_RUNTIME, "rubbish");
+}
+
+static void extracting(const char *folder, const moco_backbone *backbone) {
+  size_t expected_len = 0, len = 0, shape[4], dims = 0, dim = 0;
+  float *expected = read_file(in(folder, "expected.f32"), &expected_len);
+  const size_t n = 4;
+  dim = expected_len / sizeof(float) / n;
+  const char *paths[4];
+  moco_bytes files[4];
+  for (size_t i = 0; i < n; ++i) {
+    char name[] = "0.jpg";
+    name[0] = (char)('0' + i);
+    paths[i] = in(folder, name);
+    files[i].data = read_file(paths[i], &files[i].len);
+  }
+
+  moco_features *features = NULL;
+  OK(moco_backbone_extract_paths(backbone, paths, n, &features));
+  CHECK(moco_features_images(features) == n && moco_features_taps(features) == 2);
+  CHECK(strcmp(moco_features_tap_name(features, 0), "pooled") == 0);
+  CHECK(moco_features_tap_name(features, 2) == NULL);
+  OK(moco_features_shape(features, 0, &shape, &dims));
+  CHECK(dims == 2 && shape[0] == n && shape[1] == dim && shape[2] == 1 && shape[3] == 1);
+  OK(moco_features_shape(features, 1, &shape, NULL));
+  CHECK(shape[1] == 8 && shape[2] == 32 && shape[3] == 32);
+  FAILS(moco_features_shape(features, 2, &shape, &dims), MOCO_CODE_INVALID_ARGUMENT, "2 taps");
+  CHECK(memcmp(moco_features_data(features, 0, &len), expected, expected_len) == 0 && len == n * dim);
+  float *copy = malloc(expected_len);
+  OK(moco_features_copy(features, 0, copy, len));
+  CHECK(memcmp(copy, expected, expected_len) == 0);
+  FAILS(moco_features_copy(features, 0, copy, len - 1), MOCO_CODE_INVALID_ARGUMENT, "`out_len`");
+  FAILS(moco_features_copy(features, 0, NULL, len), MOCO_CODE_INVALID_ARGUMENT, "`out` is NULL");
+  moco_features_free(features);
+
+  OK(moco_backbone_extract_encoded(backbone, files, n, &features));
+  CHECK(memcmp(moco_features_data(features, 0, NULL), expected, expected_len) == 0);
+  moco_features_free(features);
+  OK(moco_backbone_extract_encoded(backbone, NULL, 0, &features));
+  CHECK(moco_features_images(features) == 0 && moco_features_data(features, 0, &len) == NULL && len == 0);
+  moco_features_free(features);
+
+  const char *some_bad[3] = {paths[0], in(folder, "broken.jpg"), in(folder, "absent.jpg")};
+  FAILS(moco_backbone_extract_paths(backbone, some_bad, 3, &features), MOCO_CODE_IMAGE, "broken.jpg");
+  FAILS(moco_backbone_extract_paths(backbone, some_bad + 2, 1, &features), MOCO_CODE_IO, "absent.jpg");
+  some_bad[1] = NULL;
+  FAILS(moco_backbone_extract_paths(backbone, some_bad, 3, &features), MOCO_CODE_INVALID_ARGUMENT, "paths[1]");
+  FAILS(moco_backbone_extract_paths(NULL, paths, n, &features), MOCO_CODE_INVALID_ARGUMENT, "`backbone`");
+  FAILS(moco_backbone_extract_encoded(backbone, NULL, n, &features), MOCO_CODE_INVALID_ARGUMENT, "`images`");
+  files[1].len = 100;
+  FAILS(moco_backbone_extract_encoded(backbone, files, n, &features), MOCO_CODE_IMAGE, "");
+  for (size_t i = 0; i < n; ++i) free((void *)files[i].data);
+  free(copy);
+  free(expected);
+}
+
+enum { SIDE = 40, N = 12 };
+
+/* The same pictures as bytes, with a gap behind each row, as 12-bit values and as floats. */
+static void pixels_of_all_types(const moco_backbone *backbone) {
+  static uint8_t bytes[SIDE][SIDE * 3 + 5];
+  static uint16_t words[SIDE][SIDE * 3];
+  static float floats[SIDE][SIDE * 3];
+  for (int y = 0; y < SIDE; ++y) {
+    for (int x = 0; x < SIDE * 3; ++x) {
+      bytes[y][x] = (uint8_t)((x * 7 + y * 13) % 256);
+      words[y][x] = (uint16_t)(1000 + 10 * bytes[y][x]);
+      floats[y][x] = (float)bytes[y][x] / 255.0f;
+    }
+  }
+  moco_pixels pixels[3] = {
+      {bytes, sizeof bytes[0], SIDE, SIDE, 3, MOCO_PIXEL_TYPE_U8, 0, 0},
+      {words, 0, SIDE, SIDE, 3, MOCO_PIXEL_TYPE_U16, 1000, 3550},
+      {floats, sizeof floats[0], SIDE, SIDE, 3, MOCO_PIXEL_TYPE_F32, 0, 1},
+  };
+  moco_features *features = NULL;
+  OK(moco_backbone_extract_pixels(backbone, pixels, 3, &features));
+  size_t len = 0;
+  const float *rows = moco_features_data(features, 0, &len);
+  CHECK(memcmp(rows, rows + len / 3, len / 3 * sizeof(float)) == 0);
+  CHECK(memcmp(rows, rows + len / 3 * 2, len / 3 * sizeof(float)) == 0);
+  moco_features_free(features);
+
+  pixels[1].white = pixels[1].black = 0;
+  FAILS(moco_backbone_extract_pixels(backbone, pixels, 3, &features), MOCO_CODE_INVALID_ARGUMENT, "pixels[1]");
+  pixels[1].type = 9;
+  FAILS(moco_backbone_extract_pixels(backbone, pixels, 3, &features), MOCO_CODE_INVALID_ARGUMENT, "type` is 9");
+  pixels[1] = pixels[0];
+  pixels[1].row_stride = 3;
+  FAILS(moco_backbone_extract_pixels(backbone, pixels, 2, &features), MOCO_CODE_INVALID_ARGUMENT, "stride");
+  pixels[1].row_stride = 0;
+  pixels[1].data = NULL;
+  FAILS(moco_backbone_extract_pixels(backbone, pixels, 2, &features), MOCO_CODE_INVALID_ARGUMENT, "pixels[1].data");
+  pixels[1].height = 0;
+  FAILS(moco_backbone_extract_pixels(backbone, pixels, 2, &features), MOCO_CODE_INVALID_ARGUMENT, "no pixels");
+  pixels[1] = pixels[0];
+  pixels[1].channels = 2;
+  FAILS(moco_backbone_extract_pixels(backbone, pixels, 2, &features), MOCO_CODE_IMAGE, "2 channel");
+}
+
+static void heads(const char *folder, const moco_backbone *backbone) {
+  static uint8_t dark[N][SIDE * SIDE * 3];
+  moco_pixels pixels[N];
+  uint32_t labels[N], predicted[N];
+  float probabilities[N * 2], again[N * 2];
+  for (int i = 0; i < N; ++i) {
+    labels[i] = (uint32_t)(i % 2);
+    for (int j = 0; j < SIDE * SIDE * 3; ++j) dark[i][j] = (uint8_t)((j * (i + 3)) % 60 + 150 * (i % 2));
+    moco_pixels p = {dark[i], 0, SIDE, SIDE, 3, MOCO_PIXEL_TYPE_U8, 0, 0};
+    pixels[i] = p;
+  }
+  const char *names[2] = {"dark", "light"};
+  moco_fit_options options = MOCO_FIT_OPTIONS_INIT;
+  options.class_names = names;
+  options.epochs = 30;
+  moco_head *head = NULL, *opened = NULL;
+  OK(moco_head_fit_pixels(backbone, pixels, labels, N, 2, &options, &head));
+  CHECK(moco_head_classes(head) == 2 && strcmp(moco_head_tap(head), "pooled") == 0);
+  CHECK(strcmp(moco_head_class_name(head, 1), "light") == 0 && moco_head_class_name(head, 2) == NULL);
+  OK(moco_head_predict_pixels(head, backbone, pixels, N, probabilities, N * 2, predicted, N));
+  CHECK(memcmp(predicted, labels, sizeof labels) == 0);
+  for (int i = 0; i < N; ++i) CHECK(fabsf(probabilities[2 * i] + probabilities[2 * i + 1] - 1.0f) < 1e-5f);
+
+  const char *path = in(folder, "head.safetensors");
+  OK(moco_head_save(head, path));
+  OK(moco_head_open(path, &opened));
+  moco_features *features = NULL;
+  OK(moco_backbone_extract_pixels(backbone, pixels, N, &features));
+  const size_t dim = moco_head_dim(opened);
+  const float *rows = moco_features_data(features, 0, NULL);
+  OK(moco_head_predict(opened, rows, N, dim, again, N * 2, NULL, 0));
+  CHECK(memcmp(probabilities, again, sizeof again) == 0);
+  OK(moco_head_predict(opened, NULL, 0, dim, NULL, 0, NULL, 0));
+  moco_head_free(opened);
+
+  predicted[0] = 99;
+  FAILS(moco_head_predict(head, rows, N, dim + 1, again, N * 2, predicted, N), MOCO_CODE_INVALID_ARGUMENT, "`dim`");
+  FAILS(moco_head_predict(head, rows, N, dim, again, 3, predicted, N), MOCO_CODE_INVALID_ARGUMENT, "probabilities_len");
+  FAILS(moco_head_predict(head, rows, N, dim, again, N * 2, predicted, 1), MOCO_CODE_INVALID_ARGUMENT, "labels_len");
+  FAILS(moco_head_predict(head, NULL, N, dim, again, N * 2, predicted, N), MOCO_CODE_INVALID_ARGUMENT, "`features`");
+  FAILS(moco_head_predict(NULL, rows, N, dim, again, N * 2, predicted, N), MOCO_CODE_INVALID_ARGUMENT, "`head`");
+  CHECK(predicted[0] == 99);
+  FAILS(moco_head_save(head, in(folder, "absent/head")), MOCO_CODE_IO, "absent");
+  moco_head_free(head);
+
+  FAILS(moco_head_open(in(folder, "backbone.safetensors"), &head), MOCO_CODE_FORMAT, "not a head");
+  FAILS(moco_head_open(in(folder, "absent"), &head), MOCO_CODE_IO, "absent");
+  int left = 3;
+  options.progress = cancel_at;
+  options.user = &left;
+  FAILS(moco_head_fit_features(features, 0, labels, N, 2, &options, &head), MOCO_CODE_CANCELLED, "cancelled");
+  CHECK(left == 0);
+  options.progress = NULL;
+  FAILS(moco_head_fit_features(features, 0, labels, N - 1, 2, &options, &head), MOCO_CODE_INVALID_ARGUMENT, "`n`");
+  FAILS(moco_head_fit_features(features, 7, labels, N, 2, &options, &head), MOCO_CODE_INVALID_ARGUMENT, "`tap`");
+  labels[4] = 2;
+  FAILS(moco_head_fit_features(features, 0, labels, N, 2, &options, &head), MOCO_CODE_INVALID_ARGUMENT, "label 4");
+  labels[4] = 0;
+  names[1] = NULL;
+  FAILS(moco_head_fit_features(features, 0, labels, N, 2, &options, &head), MOCO_CODE_INVALID_ARGUMENT, "class_names[1]");
+  names[1] = "light";
+  options.learning_rate = -1.0f;
+  FAILS(moco_head_fit_features(features, 0, labels, N, 2, &options, &head), MOCO_CODE_INVALID_ARGUMENT, "learning_rate");
+  options.learning_rate = 0.1f;
+  OK(moco_head_fit(rows, N, dim, labels, 2, &options, &head));
+  CHECK(strcmp(moco_head_tap(head), "") == 0);
+  moco_head_free(head);
+  FAILS(moco_head_fit(rows, (size_t)-1, dim, labels, 2, &options, &head), MOCO_CODE_INVALID_ARGUMENT, "impossible");
+  moco_features_free(features);
+}
+
+int main(int argc, char **argv) {
+  CHECK(argc == 2);
+  char version[32];
+  snprintf(version, sizeof version, "%d.%d.%d", MOCO_VERSION_MAJOR, MOCO_VERSION_MINOR, MOCO_VERSION_PATCH);
+  CHECK(strcmp(version, moco_version()) == 0 && moco_abi_version() == 0);
+  moco_log_set(log_message, &n_messages);
+  opening(argv[1]);
+  CHECK(n_messages > 0);
+  moco_log_set(NULL, NULL);
+
+  moco_backbone_options options = MOCO_BACKBONE_OPTIONS_INIT;
+  moco_backbone *backbone = NULL;
+  size_t dim = 0;
+  options.taps = "pooled, c1";
+  OK(moco_backbone_open(argv[1], &options, &backbone));
+  CHECK(strcmp(moco_backbone_arch(backbone), "resnet18") == 0 && strcmp(moco_backbone_method(backbone), "random") == 0);
+  CHECK(strstr(moco_backbone_card(backbone), "\"preprocess\"") != NULL);
+  CHECK(moco_backbone_taps(backbone) == 6 && strcmp(moco_backbone_tap_name(backbone, 0), "c1") == 0);
+  CHECK(moco_backbone_tap_name(backbone, 6) == NULL);
+  OK(moco_backbone_tap_dim(backbone, "pooled", &dim));
+  CHECK(dim == 64);
+  FAILS(moco_backbone_tap_dim(backbone, "c0", &dim), MOCO_CODE_INVALID_ARGUMENT, "c1, c2");
+  extracting(argv[1], backbone);
+  pixels_of_all_types(backbone);
+  heads(argv[1], backbone);
+  moco_backbone_free(backbone);
+
+  moco_error_free(NULL);
+  moco_backbone_free(NULL);
+  moco_features_free(NULL);
+  moco_head_free(NULL);
+  CHECK(moco_error_code(NULL) == MOCO_CODE_OK && moco_error_message(NULL)[0] == '\0');
+  CHECK(moco_backbone_arch(NULL) == NULL && moco_features_images(NULL) == 0 && moco_head_dim(NULL) == 0);
+  return 0;
+}
