@@ -21,6 +21,7 @@ pub(super) struct Monitor {
     tap: String,
     k: usize,
     temperature: f64,
+    max_skipped: usize,
 }
 
 impl Monitor {
@@ -65,12 +66,13 @@ impl Monitor {
             tap: run.monitor_tap.clone(),
             k: run.monitor_k,
             temperature: run.monitor_temperature,
+            max_skipped: config.recipe.data.max_corrupt,
         }))
     }
 
     pub(super) fn evaluate(&self, graph: &Graph, weights: &Weights, step: u64, epoch: u64) -> Result<EvalRecord> {
         let start = Instant::now();
-        let extraction = Extraction::of(&self.tap);
+        let extraction = Extraction { max_skipped: self.max_skipped, ..Extraction::of(&self.tap) };
         let extract = |data: &Dataset| {
             features(graph, weights, data, &self.rule, &extraction, &mut |_| ControlFlow::Continue(()))
         };
