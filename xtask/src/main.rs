@@ -11,6 +11,7 @@ mod test;
 mod tidy;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
@@ -43,16 +44,26 @@ enum Task {
     Tidy,
 }
 
-fn main() -> Result<()> {
-    match Task::parse() {
+fn main() -> ExitCode {
+    match run(&Task::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> Result<()> {
+    match task {
         Task::Setup => setup::run().map(drop),
-        Task::Demo(options) => demo::run(&options),
-        Task::Test(options) => test::run(&options),
+        Task::Demo(options) => demo::run(options),
+        Task::Test(options) => test::run(options),
         Task::Install { prefix } => {
             setup::onnxruntime::provide()?;
-            install::run(&prefix)
+            install::run(prefix)
         }
-        Task::Header { check } => header::run(check),
+        Task::Header { check } => header::run(*check),
         Task::Tidy => tidy::run(),
     }
 }
