@@ -89,6 +89,29 @@ fn sixteen_bits_are_refused_not_cut() {
 }
 
 #[test]
+fn jpeg_kinds_that_are_not_read_are_named() {
+    let (_, jpeg, _) = FIXTURES[0];
+    let frame = jpeg.windows(4).position(|w| w == [0xFF, 0xC0, 0, 17]).expect("a baseline frame of 3 components");
+    let cases = [
+        (1, 0xC3, "lossless"),
+        (1, 0xC5, "hierarchical"),
+        (1, 0xC9, "arithmetic"),
+        (4, 12, "12 bits"),
+        (9, 2, "2 components"),
+        (6, 0, "a size of 27 × 0"),
+    ];
+    for (at, value, word) in cases {
+        let mut bytes = jpeg.to_vec();
+        bytes[frame + at] = value;
+        if at == 6 {
+            bytes[frame + 5] = 0;
+        }
+        let error = read(&bytes).unwrap_err().to_string();
+        assert!(error.contains(word), "{word}: {error}");
+    }
+}
+
+#[test]
 fn truncated_files_are_errors_at_every_length() {
     for (name, jpeg, reference) in FIXTURES {
         for len in 0..jpeg.len() {
