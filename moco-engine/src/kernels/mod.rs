@@ -7,6 +7,7 @@ mod groups;
 mod linear;
 mod norm;
 mod pool;
+mod reference;
 mod rows;
 mod simd;
 
@@ -15,6 +16,7 @@ use conv::ConvShape;
 
 pub use cpu::CpuKernels;
 pub use groups::{BnGroups, Group};
+pub use reference::ReferenceKernels;
 
 /// Everything a [`Plan`](crate::Plan) calls.
 ///

@@ -1,0 +1,506 @@
+//! [`Kernels`] in f64, written as the formulas stand: what the fast kernels are judged against.
+//!
+//! Slow and simple on purpose, and independent of the fast kernels: no blocks, no packing, no fusion beyond what the
+//! trait demands.
+
+use rayon::prelude::*;
+
+use super::conv::ConvShape;
+use super::*;
+
+/// The oracle. With [`ReferenceKernels::with_noise`] it also tells how far rounding alone can move a result: a ReLU whose
+/// input is within rounding of 0 may open or close, which no accuracy of the rest makes up for.
+#[derive(Debug, Default)]
+pub struct ReferenceKernels {
+    noise: f64,
+    state: u64,
+}
+
+impl ReferenceKernels {
+    /// Adds uniform noise to the result of every convolution: up to `amplitude` times its root mean square, as the sums of
+    /// a lower precision do. Draws depend on `seed` only.
+    pub fn with_noise(amplitude: f64, seed: u64) -> ReferenceKernels {
+        ReferenceKernels { noise: amplitude, state: seed }
+    }
+
+    fn disturb(&mut self, y: &mut [f64]) {
+        if self.noise == 0.0 {
+            return;
+        }
+        let amplitude = self.noise * (y.iter().map(|v| v * v).sum::<f64>() / y.len() as f64).sqrt();
+        for y in y {
+            self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *y += amplitude * ((self.state >> 11) as f64 / (1u64 << 52) as f64 - 1.0);
+        }
+    }
+}
+
+/// Mean, 1/σ, scale and shift of [groups, channels], then the two means of the gradient.
+const FIELDS: usize = 6;
+
+fn place(shape: &NormShape, field: usize, group: usize) -> usize {
+    (field * shape.groups.count() + group) * shape.map.channels
+}
+
+/// Indices into the map of one channel's values in one group.
+fn of_channel(shape: &NormShape, group: Group, channel: usize) -> impl Iterator<Item = usize> + use<> {
+    let map = shape.map;
+    group.samples().flat_map(move |i| (0..map.pixels).map(move |p| (i * map.pixels + p) * map.channels + channel))
+}
+
+/// Channel and group of an index into the map.
+fn channel_and_group(shape: &NormShape, i: usize) -> (usize, usize) {
+    (i % shape.map.channels, shape.groups.group_of(i / shape.map.sample_len(), shape.map.n))
+}
+
+fn normalised(shape: &NormShape, z: f64, stats: &[f64], i: usize) -> f64 {
+    let (j, g) = channel_and_group(shape, i);
+    z * stats[place(shape, 2, g) + j] + stats[place(shape, 3, g) + j]
+}
+
+fn relu(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
+fn set(to: &mut f64, value: f64, accumulate: bool) {
+    *to = if accumulate { *to + value } else { value };
+}
+
+/// Weight as [groups, kernel, kernel, c_in / groups, c_out / groups].
+fn by_tap(shape: &ConvShape, weight: &[f64]) -> Vec<f64> {
+    let (k, ci, co) = (shape.kernel, shape.c_in / shape.groups, shape.c_out / shape.groups);
+    let mut out = Vec::with_capacity(weight.len());
+    for g in 0..shape.groups {
+        for tap in 0..k * k {
+            for c in 0..ci {
+                out.extend((0..co).map(|o| weight[((g * co + o) * ci + c) * k * k + tap]));
+            }
+        }
+    }
+    out
+}
+
+/// Input coordinate of output `o` under tap `t`, unless it is padding.
+fn under(o: usize, t: usize, shape: &ConvShape, size: usize) -> Option<usize> {
+    (o * shape.stride + t).checked_sub(shape.padding).filter(|i| *i < size)
+}
+
+fn conv_input(shape: &ConvShape, input: &ConvInput<'_, ReferenceKernels>) -> Vec<f64> {
+    debug_assert_eq!(input.x.len(), shape.x_len());
+    match &input.norm {
+        None => input.x.to_vec(),
+        Some(norm) => {
+            let values = input.x.iter().enumerate().map(|(i, z)| normalised(norm.shape, *z, norm.stats, i));
+            values.map(|v| if norm.relu { relu(v) } else { v }).collect()
+        }
+    }
+}
+
+impl Kernels for ReferenceKernels {
+    type Buffer = Vec<f64>;
+    type View = [f64];
+    type Bytes = Vec<u8>;
+
+    fn buffer(&self, len: usize) -> Result<Vec<f64>> {
+        Ok(vec![0.0; len])
+    }
+
+    fn bytes(&self, len: usize) -> Result<Vec<u8>> {
+        Ok(vec![0; len])
+    }
+
+    fn view(buffer: &Vec<f64>, len: usize) -> &[f64] {
+        &buffer[..len]
+    }
+
+    fn view_mut(buffer: &mut Vec<f64>, len: usize) -> &mut [f64] {
+        &mut buffer[..len]
+    }
+
+    fn len(view: &[f64]) -> usize {
+        view.len()
+    }
+
+    fn expect(&mut self, _need: &Need, _backward: bool) {}
+
+    fn workspace_bytes(&self) -> usize {
+        0
+    }
+
+    fn allocate_workspace(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn copy(&mut self, from: &[f64], to: &mut [f64]) {
+        to.copy_from_slice(from);
+    }
+
+    fn add_assign(&mut self, from: &[f64], to: &mut [f64]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+    }
+
+    fn zero(&mut self, view: &mut [f64], offset: usize, len: usize) {
+        view[offset..][..len].fill(0.0);
+    }
+
+    fn conv_forward(
+        &mut self,
+        shape: &ConvShape,
+        input: ConvInput<'_, Self>,
+        params: &[f64],
+        at: Offsets,
+        _sums: bool,
+        y: &mut [f64],
+    ) {
+        let s = shape;
+        let (x, weight) = (conv_input(s, &input), by_tap(s, &params[at.weight..][..s.weight_len()]));
+        let (oh, ow, ci, co) = (s.out_h(), s.out_w(), s.c_in / s.groups, s.c_out / s.groups);
+        y.par_chunks_mut(s.c_out).enumerate().for_each(|(pixel, y)| {
+            y.fill(0.0);
+            let (image, oy, ox) = (pixel / (oh * ow), pixel / ow % oh, pixel % ow);
+            for tap in 0..s.kernel * s.kernel {
+                let (Some(iy), Some(ix)) = (under(oy, tap / s.kernel, s, s.h), under(ox, tap % s.kernel, s, s.w))
+                else {
+                    continue;
+                };
+                for g in 0..s.groups {
+                    let x = &x[((image * s.h + iy) * s.w + ix) * s.c_in + g * ci..][..ci];
+                    for (c, x) in x.iter().enumerate() {
+                        let weight = &weight[((g * s.kernel * s.kernel + tap) * ci + c) * co..][..co];
+                        y[g * co..][..co].iter_mut().zip(weight).for_each(|(y, w)| *y += x * w);
+                    }
+                }
+            }
+            if let Some(bias) = at.bias {
+                y.iter_mut().zip(&params[bias..]).for_each(|(y, b)| *y += b);
+            }
+        });
+        self.disturb(y);
+    }
+
+    fn conv_backward_params(
+        &mut self,
+        shape: &ConvShape,
+        input: ConvInput<'_, Self>,
+        dy: &[f64],
+        at: Offsets,
+        gradients: &mut [f64],
+    ) {
+        let s = shape;
+        let x = conv_input(s, &input);
+        let (oh, ow, ci, co) = (s.out_h(), s.out_w(), s.c_in / s.groups, s.c_out / s.groups);
+        let taps = s.kernel * s.kernel;
+        // [groups, taps, ci] rows of [co], then into PyTorch's order.
+        let mut rows = vec![0.0; s.weight_len()];
+        rows.par_chunks_mut(co).enumerate().for_each(|(row, dw)| {
+            let (g, tap, c) = (row / (taps * ci), row / ci % taps, row % ci);
+            for pixel in 0..s.n * oh * ow {
+                let (image, oy, ox) = (pixel / (oh * ow), pixel / ow % oh, pixel % ow);
+                let place = (under(oy, tap / s.kernel, s, s.h), under(ox, tap % s.kernel, s, s.w));
+                if let (Some(iy), Some(ix)) = place {
+                    let x = x[((image * s.h + iy) * s.w + ix) * s.c_in + g * ci + c];
+                    let dy = &dy[pixel * s.c_out + g * co..][..co];
+                    dw.iter_mut().zip(dy).for_each(|(dw, dy)| *dw += x * dy);
+                }
+            }
+        });
+        for (row, dw) in rows.chunks(co).enumerate() {
+            let (g, tap, c) = (row / (taps * ci), row / ci % taps, row % ci);
+            for (o, dw) in dw.iter().enumerate() {
+                gradients[at.weight + ((g * co + o) * ci + c) * taps + tap] = *dw;
+            }
+        }
+        if let Some(bias) = at.bias {
+            for o in 0..s.c_out {
+                gradients[bias + o] = dy.iter().skip(o).step_by(s.c_out).sum();
+            }
+        }
+    }
+
+    fn conv_backward_data(
+        &mut self,
+        shape: &ConvShape,
+        dy: &[f64],
+        params: &[f64],
+        at: Offsets,
+        dx: &mut [f64],
+        accumulate: bool,
+    ) {
+        let s = shape;
+        let weight = by_tap(s, &params[at.weight..][..s.weight_len()]);
+        let (oh, ow, ci, co) = (s.out_h(), s.out_w(), s.c_in / s.groups, s.c_out / s.groups);
+        dx.par_chunks_mut(s.h * s.w * s.c_in).zip(dy.par_chunks(oh * ow * s.c_out)).for_each(|(dx, dy)| {
+            if !accumulate {
+                dx.fill(0.0);
+            }
+            for pixel in 0..oh * ow {
+                for tap in 0..s.kernel * s.kernel {
+                    let (oy, ox) = (pixel / ow, pixel % ow);
+                    let place = (under(oy, tap / s.kernel, s, s.h), under(ox, tap % s.kernel, s, s.w));
+                    let (Some(iy), Some(ix)) = place else { continue };
+                    for g in 0..s.groups {
+                        let dy = &dy[pixel * s.c_out + g * co..][..co];
+                        let dx = &mut dx[(iy * s.w + ix) * s.c_in + g * ci..][..ci];
+                        for (c, dx) in dx.iter_mut().enumerate() {
+                            let weight = &weight[((g * s.kernel * s.kernel + tap) * ci + c) * co..][..co];
+                            *dx += dy.iter().zip(weight).map(|(dy, w)| dy * w).sum::<f64>();
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    fn norm_stats_len(shape: &NormShape) -> usize {
+        FIELDS * shape.groups.count() * shape.map.channels
+    }
+
+    fn norm_batch_stats(
+        &mut self,
+        shape: &NormShape,
+        z: &[f64],
+        _summed: bool,
+        params: &[f64],
+        at: NormOffsets,
+        buffers: &mut [f64],
+        stats: &mut Vec<f64>,
+    ) {
+        let momentum = f64::from(shape.momentum);
+        for j in 0..shape.map.channels {
+            let mut running = Vec::new();
+            for (g, group) in shape.groups.of(shape.map.n).enumerate() {
+                let count = (group.len * shape.map.pixels) as f64;
+                let mean = of_channel(shape, group, j).map(|i| z[i]).sum::<f64>() / count;
+                let square: f64 = of_channel(shape, group, j).map(|i| (z[i] - mean).powi(2)).sum();
+                let inv_std = 1.0 / (square / count + f64::from(shape.eps)).sqrt();
+                let scale = params[at.weight + j] * inv_std;
+                for (field, value) in [mean, inv_std, scale, params[at.bias + j] - mean * scale].into_iter().enumerate()
+                {
+                    stats[place(shape, field, g) + j] = value;
+                }
+                running.push((mean, square / (count - 1.0)));
+            }
+            if !matches!(shape.groups, BnGroups::Interleaved(_)) {
+                running.truncate(1);
+            }
+            let mean_of = |field: fn(&(f64, f64)) -> f64| running.iter().map(field).sum::<f64>() / running.len() as f64;
+            for (at, new) in [(at.running_mean + j, mean_of(|r| r.0)), (at.running_var + j, mean_of(|r| r.1))] {
+                buffers[at] = (1.0 - momentum) * buffers[at] + momentum * new;
+            }
+        }
+    }
+
+    fn norm_running_stats(
+        &mut self,
+        shape: &NormShape,
+        params: &[f64],
+        at: NormOffsets,
+        buffers: &[f64],
+        stats: &mut Vec<f64>,
+    ) {
+        for (g, j) in (0..shape.groups.count()).flat_map(|g| (0..shape.map.channels).map(move |j| (g, j))) {
+            let scale = params[at.weight + j] / (buffers[at.running_var + j] + f64::from(shape.eps)).sqrt();
+            stats[place(shape, 2, g) + j] = scale;
+            stats[place(shape, 3, g) + j] = params[at.bias + j] - buffers[at.running_mean + j] * scale;
+        }
+    }
+
+    fn norm_apply(
+        &mut self,
+        shape: &NormShape,
+        z: Option<&[f64]>,
+        stats: &Vec<f64>,
+        residual: Residual<'_, Self>,
+        act: bool,
+        y: &mut [f64],
+    ) {
+        for (i, y) in y.iter_mut().enumerate() {
+            let added = match &residual {
+                Residual::None => 0.0,
+                Residual::Map(map) => map[i],
+                Residual::Norm { z, stats } => normalised(shape, z[i], stats, i),
+            };
+            let sum = normalised(shape, z.map_or(*y, |z| z[i]), stats, i) + added;
+            *y = if act { relu(sum) } else { sum };
+        }
+    }
+
+    fn norm_backward_reduce(
+        &mut self,
+        shape: &NormShape,
+        z: &[f64],
+        stats: &mut Vec<f64>,
+        mask: Mask<'_, Self>,
+        dy: &mut [f64],
+        at: NormOffsets,
+        gradients: &mut [f64],
+    ) {
+        if let Mask::Output(y) = mask {
+            self.relu_mask(y, dy);
+        }
+        let recompute = matches!(mask, Mask::Recompute);
+        let open = |i: usize, stats: &[f64]| !recompute || normalised(shape, z[i], stats, i) > 0.0;
+        for j in 0..shape.map.channels {
+            let (mut d_weight, mut d_bias) = (0.0, 0.0);
+            for (g, group) in shape.groups.of(shape.map.n).enumerate() {
+                let (mean, inv_std) = (stats[place(shape, 0, g) + j], stats[place(shape, 1, g) + j]);
+                let (mut sum, mut dot) = (0.0, 0.0);
+                for i in of_channel(shape, group, j).filter(|&i| open(i, stats)) {
+                    sum += dy[i];
+                    dot += dy[i] * (z[i] - mean) * inv_std;
+                }
+                d_weight += dot;
+                d_bias += sum;
+                let count = (group.len * shape.map.pixels) as f64;
+                stats[place(shape, 4, g) + j] = sum / count;
+                stats[place(shape, 5, g) + j] = dot / count;
+            }
+            gradients[at.weight + j] = d_weight;
+            gradients[at.bias + j] = d_bias;
+        }
+    }
+
+    fn norm_backward_apply(
+        &mut self,
+        shape: &NormShape,
+        z: &[f64],
+        stats: &Vec<f64>,
+        recompute_mask: bool,
+        dy: Option<&[f64]>,
+        dz: &mut [f64],
+        accumulate: bool,
+    ) {
+        for (i, dz) in dz.iter_mut().enumerate() {
+            let (j, g) = channel_and_group(shape, i);
+            let field = |f| stats[place(shape, f, g) + j];
+            let open = !recompute_mask || normalised(shape, z[i], stats, i) > 0.0;
+            let gradient = if open { dy.map_or(*dz, |dy| dy[i]) } else { 0.0 };
+            let unit = (z[i] - field(0)) * field(1);
+            set(dz, field(2) * (gradient - field(4) - unit * field(5)), accumulate);
+        }
+    }
+
+    fn relu(&mut self, x: Option<&[f64]>, y: &mut [f64]) {
+        y.iter_mut().enumerate().for_each(|(i, y)| *y = relu(x.map_or(*y, |x| x[i])));
+    }
+
+    fn relu_mask(&mut self, y: &[f64], dy: &mut [f64]) {
+        dy.iter_mut().zip(y).filter(|(_, y)| **y <= 0.0).for_each(|(dy, _)| *dy = 0.0);
+    }
+
+    fn add(&mut self, a: Option<&[f64]>, b: &[f64], act: bool, y: &mut [f64]) {
+        for (i, (y, b)) in y.iter_mut().zip(b).enumerate() {
+            let sum = a.map_or(*y, |a| a[i]) + b;
+            *y = if act { relu(sum) } else { sum };
+        }
+    }
+
+    fn max_pool(&mut self, shape: &PoolShape, x: &[f64], y: &mut [f64], mut index: Option<&mut Vec<u8>>) {
+        let s = shape;
+        for (i, y) in y.iter_mut().enumerate() {
+            let (c, pixel) = (i % s.channels, i / s.channels);
+            let (ox, oy, image) =
+                (pixel % s.output[1], pixel / s.output[1] % s.output[0], pixel / (s.output[0] * s.output[1]));
+            let mut best = None;
+            for tap in 0..s.kernel * s.kernel {
+                let inside = |o: usize, t: usize, size| (o * s.stride + t).checked_sub(s.padding).filter(|i| *i < size);
+                let place = (inside(oy, tap / s.kernel, s.input[0]), inside(ox, tap % s.kernel, s.input[1]));
+                if let (Some(iy), Some(ix)) = place {
+                    let value = x[((image * s.input[0] + iy) * s.input[1] + ix) * s.channels + c];
+                    if best.is_none_or(|(max, _)| value > max || value.is_nan()) {
+                        best = Some((value, tap as u8));
+                    }
+                }
+            }
+            let (value, tap) = best.unwrap_or((f64::NEG_INFINITY, 0));
+            *y = value;
+            if let Some(index) = &mut index {
+                index[i] = tap;
+            }
+        }
+    }
+
+    fn max_pool_backward(&mut self, shape: &PoolShape, dy: &[f64], index: &Vec<u8>, dx: &mut [f64], accumulate: bool) {
+        let s = shape;
+        if !accumulate {
+            dx.fill(0.0);
+        }
+        for (i, dy) in dy.iter().enumerate() {
+            let (c, pixel) = (i % s.channels, i / s.channels);
+            let (ox, oy, image) =
+                (pixel % s.output[1], pixel / s.output[1] % s.output[0], pixel / (s.output[0] * s.output[1]));
+            let tap = usize::from(index[i]);
+            let place = (
+                (oy * s.stride + tap / s.kernel).checked_sub(s.padding),
+                (ox * s.stride + tap % s.kernel).checked_sub(s.padding),
+            );
+            if let (Some(iy), Some(ix)) = place {
+                dx[((image * s.input[0] + iy) * s.input[1] + ix) * s.channels + c] += dy;
+            }
+        }
+    }
+
+    fn mean_pool(&mut self, shape: &MapShape, x: &[f64], y: &mut [f64]) {
+        for (i, y) in y.iter_mut().enumerate() {
+            let (image, c) = (i / shape.channels, i % shape.channels);
+            let first = image * shape.sample_len() + c;
+            let values = (0..shape.pixels).map(|p| x[first + p * shape.channels]);
+            *y = values.sum::<f64>() / shape.pixels as f64;
+        }
+    }
+
+    fn mean_pool_backward(&mut self, shape: &MapShape, dy: &[f64], dx: &mut [f64], accumulate: bool) {
+        for (i, dx) in dx.iter_mut().enumerate() {
+            let value = dy[i / shape.sample_len() * shape.channels + i % shape.channels] / shape.pixels as f64;
+            set(dx, value, accumulate);
+        }
+    }
+
+    fn linear(&mut self, shape: &LinearShape, x: &[f64], params: &[f64], at: Offsets, act: bool, y: &mut [f64]) {
+        for (i, y) in y.iter_mut().enumerate() {
+            let (row, o) = (i / shape.outputs, i % shape.outputs);
+            let weight = &params[at.weight + o * shape.inputs..][..shape.inputs];
+            let dot: f64 = x[row * shape.inputs..].iter().zip(weight).map(|(x, w)| x * w).sum();
+            let sum = dot + at.bias.map_or(0.0, |bias| params[bias + o]);
+            *y = if act { relu(sum) } else { sum };
+        }
+    }
+
+    fn linear_backward_params(
+        &mut self,
+        shape: &LinearShape,
+        x: &[f64],
+        dy: &[f64],
+        at: Offsets,
+        gradients: &mut [f64],
+    ) {
+        for o in 0..shape.outputs {
+            let dy = |row: usize| dy[row * shape.outputs + o];
+            for j in 0..shape.inputs {
+                gradients[at.weight + o * shape.inputs + j] =
+                    (0..shape.n).map(|row| dy(row) * x[row * shape.inputs + j]).sum();
+            }
+            if let Some(bias) = at.bias {
+                gradients[bias + o] = (0..shape.n).map(dy).sum();
+            }
+        }
+    }
+
+    fn linear_backward_data(
+        &mut self,
+        shape: &LinearShape,
+        dy: &[f64],
+        params: &[f64],
+        at: Offsets,
+        dx: &mut [f64],
+        accumulate: bool,
+    ) {
+        for (i, dx) in dx.iter_mut().enumerate() {
+            let (row, j) = (i / shape.inputs, i % shape.inputs);
+            let sum = (0..shape.outputs)
+                .map(|o| dy[row * shape.outputs + o] * params[at.weight + o * shape.inputs + j])
+                .sum();
+            set(dx, sum, accumulate);
+        }
+    }
+}
