@@ -24,6 +24,11 @@ pub fn uniform(name: &str, n: usize) -> Vec<f64> {
 
 /// The value of one parameter or buffer, in PyTorch's order, by the table of the README.
 pub fn parameter(seed: &str, name: &str, shape: &[usize]) -> Vec<f32> {
+    exact_parameter(seed, name, shape).into_iter().map(|v| v as f32).collect()
+}
+
+/// [`parameter`] before it is rounded to f32.
+pub fn exact_parameter(seed: &str, name: &str, shape: &[usize]) -> Vec<f64> {
     let fan_in: usize = shape.iter().skip(1).product();
     let rule = |u: f64| {
         if name.ends_with("running_var") {
@@ -38,7 +43,7 @@ pub fn parameter(seed: &str, name: &str, shape: &[usize]) -> Vec<f32> {
             0.1 * u
         }
     };
-    uniform(&format!("{seed}/{name}"), shape.iter().product()).into_iter().map(|u| rule(u) as f32).collect()
+    uniform(&format!("{seed}/{name}"), shape.iter().product()).into_iter().map(rule).collect()
 }
 
 /// All parameters and buffers of a network.

@@ -85,6 +85,30 @@ fn under(o: usize, t: usize, shape: &ConvShape, size: usize) -> Option<usize> {
     (o * shape.stride + t).checked_sub(shape.padding).filter(|i| *i < size)
 }
 
+simd::multiversion! {
+    fn add_scaled(factor: f64, from: &[f64], to: &mut [f64]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to += factor * from;
+        }
+    }
+}
+
+simd::multiversion! {
+    fn add_dot(a: &[f64], b: &[f64], to: &mut f64) {
+        // Eight sums, so that the compiler may use vectors.
+        let mut sums = [0.0; 8];
+        let (a8, a_rest) = a.as_chunks::<8>();
+        let (b8, b_rest) = b.as_chunks::<8>();
+        for (a, b) in a8.iter().zip(b8) {
+            for j in 0..8 {
+                sums[j] += a[j] * b[j];
+            }
+        }
+        let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+        *to += sums.iter().sum::<f64>() + rest;
+    }
+}
+
 fn conv_input(shape: &ConvShape, input: &ConvInput<'_, ReferenceKernels>) -> Vec<f64> {
     debug_assert_eq!(input.x.len(), shape.x_len());
     match &input.norm {
@@ -167,7 +191,7 @@ impl Kernels for ReferenceKernels {
                     let x = &x[((image * s.h + iy) * s.w + ix) * s.c_in + g * ci..][..ci];
                     for (c, x) in x.iter().enumerate() {
                         let weight = &weight[((g * s.kernel * s.kernel + tap) * ci + c) * co..][..co];
-                        y[g * co..][..co].iter_mut().zip(weight).for_each(|(y, w)| *y += x * w);
+                        add_scaled(*x, weight, &mut y[g * co..][..co]);
                     }
                 }
             }
@@ -200,7 +224,7 @@ impl Kernels for ReferenceKernels {
                 if let (Some(iy), Some(ix)) = place {
                     let x = x[((image * s.h + iy) * s.w + ix) * s.c_in + g * ci + c];
                     let dy = &dy[pixel * s.c_out + g * co..][..co];
-                    dw.iter_mut().zip(dy).for_each(|(dw, dy)| *dw += x * dy);
+                    add_scaled(x, dy, dw);
                 }
             }
         });
@@ -243,7 +267,7 @@ impl Kernels for ReferenceKernels {
                         let dx = &mut dx[(iy * s.w + ix) * s.c_in + g * ci..][..ci];
                         for (c, dx) in dx.iter_mut().enumerate() {
                             let weight = &weight[((g * s.kernel * s.kernel + tap) * ci + c) * co..][..co];
-                            *dx += dy.iter().zip(weight).map(|(dy, w)| dy * w).sum::<f64>();
+                            add_dot(dy, weight, dx);
                         }
                     }
                 }
