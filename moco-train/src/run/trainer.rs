@@ -16,6 +16,7 @@ use super::{
 use crate::data::{Batch, Dataset, Loader, LoaderOptions};
 use crate::health::{Context, HealthReport, HealthTracker, SUSPICIOUS_ACCURACY};
 use crate::objective::{Moco, MocoConfig, MocoState, Sgd, Shuffle, StepReport, Views};
+use crate::recipe::Recipe;
 use crate::{Error, Result};
 
 /// Who watches a run.
@@ -93,6 +94,7 @@ pub struct Trainer {
     health: HealthTracker,
     step: u64,
     monitor: Option<Monitor>,
+    notes: Vec<String>,
 }
 
 impl Trainer {
@@ -105,21 +107,19 @@ impl Trainer {
         let plan = RunPlan::new(&config, dataset.len())?;
         let graph = config.recipe.arch(config.source.channels).build()?;
         let recipe = &config.recipe;
-        let start = initialise(&graph, recipe.run.seed);
-        let state = MocoState::new(start, recipe.method.queue, recipe.model.dim, recipe.run.seed);
-        let moco = Moco::new(&graph, MocoConfig::new(recipe), state)?;
+        let moco = Moco::new(&graph, MocoConfig::new(recipe), first_state(&graph, recipe))?;
         let monitor = Monitor::new(&config, &dataset)?;
         let folder = RunFolder::create(path, &config)?;
         let health = HealthTracker::new(recipe.model.dim);
-        let trainer = Trainer { folder, plan, graph, dataset, moco, health, step: 0, monitor, config };
+        let trainer = Trainer { folder, plan, graph, dataset, moco, health, step: 0, monitor, notes: vec![], config };
         trainer.save()?;
         Ok(trainer)
     }
 
-    /// Goes on with a run from its newest checkpoint.
+    /// Goes on with a run from its newest good checkpoint, or from the start if it was killed before the first.
     ///
     /// # Errors
-    /// [`Error::Run`] if there is no checkpoint or the data set has changed; those of [`Checkpoints::load`].
+    /// [`Error::Run`] if the data set has changed or every checkpoint is damaged.
     pub fn resume(folder: RunFolder, config: RunConfig, dataset: Arc<Dataset>) -> Result<Trainer> {
         if dataset.len() != config.source.images {
             return Err(Error::Run(format!(
@@ -132,17 +132,11 @@ impl Trainer {
         }
         let plan = RunPlan::new(&config, dataset.len())?;
         let graph = config.recipe.arch(config.source.channels).build()?;
-        let checkpoints = Checkpoints::new(&folder.checkpoints_path());
-        let newest = checkpoints.steps()?.pop().ok_or_else(|| {
-            let shown = folder.path().display();
-            Error::Run(format!(
-                "{shown} has no checkpoint: the run ended before its first step; remove the folder and start again"
-            ))
-        })?;
-        let (state, progress) = checkpoints.load(&graph, newest)?;
-        let moco = Moco::new(&graph, MocoConfig::new(&config.recipe), state)?;
+        let (moco_config, recipe) = (MocoConfig::new(&config.recipe), &config.recipe);
+        let Newest { step, state, health, notes } = newest(&folder, &graph, recipe)?;
+        let moco = Moco::new(&graph, moco_config, state)?;
         let monitor = Monitor::new(&config, &dataset)?;
-        Ok(Trainer { folder, plan, graph, dataset, moco, health: progress.health, step: newest, monitor, config })
+        Ok(Trainer { folder, plan, graph, dataset, moco, health, step, monitor, notes, config })
     }
 
     /// How long the run is.
@@ -161,6 +155,7 @@ impl Trainer {
     /// [`Error::Run`] when the loss is not a number any more; the last checkpoint stays. Others for data and disk.
     pub fn run(&mut self, threads: usize, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
         let mut log = Log::open(&self.folder, self.step)?;
+        self.notes.drain(..).for_each(|note| observer.note(&note));
         observer.started(&self.plan, self.step);
         if self.step < self.plan.steps() {
             if let Some(stopped) = self.steps(threads, &mut log, observer, stop)? {
@@ -313,6 +308,41 @@ impl Trainer {
         let every = self.config.recipe.run.keep_every_epochs * self.plan.steps_per_epoch;
         step > 0 && every > 0 && step.is_multiple_of(every)
     }
+}
+
+fn first_state(graph: &Graph, recipe: &Recipe) -> MocoState {
+    let seed = recipe.run.seed;
+    MocoState::new(initialise(graph, seed), recipe.method.queue, recipe.model.dim, seed)
+}
+
+/// Where a run stands.
+struct Newest {
+    step: u64,
+    state: MocoState,
+    health: HealthTracker,
+    notes: Vec<String>,
+}
+
+/// The newest checkpoint that can be read; steps after it are done again, with the same result.
+fn newest(folder: &RunFolder, graph: &Graph, recipe: &Recipe) -> Result<Newest> {
+    let checkpoints = Checkpoints::new(&folder.checkpoints_path());
+    let steps = checkpoints.steps()?;
+    let mut notes = vec![];
+    for &step in steps.iter().rev() {
+        match checkpoints.load(graph, step) {
+            Ok((state, progress)) => return Ok(Newest { step, state, health: progress.health, notes }),
+            Err(error) => notes.push(format!("a checkpoint cannot be read and is passed over: {error}")),
+        }
+    }
+    if !steps.is_empty() {
+        return Err(Error::Run(format!(
+            "{} has no checkpoint that can be read: {}",
+            folder.path().display(),
+            notes.join("; ")
+        )));
+    }
+    let health = HealthTracker::new(recipe.model.dim);
+    Ok(Newest { step: 0, state: first_state(graph, recipe), health, notes })
 }
 
 /// The permutations of one step; none where the batch has only one group of statistics, which no order changes.

@@ -38,7 +38,8 @@ fn a_printed_recipe_is_a_recipe_file_and_its_mistakes_have_lines() {
 
 #[test]
 fn check_judges_before_a_run() {
-    let args = ["check", "--arch", "resnet18", "--width", "0.125", "--size", "32", "--batch", "16", "--virtual-ranks", "4"];
+    let args =
+        ["check", "--arch", "resnet18", "--width", "0.125", "--size", "32", "--batch", "16", "--virtual-ranks", "4"];
     let text = succeed(moco_train().args(args).args(["--queue", "500", "--data"]).arg(photographs()));
     for part in ["288 images", "12 classes", "queue is larger", "memory", "an epoch", "linear rule", "ready to train"] {
         assert!(text.contains(part), "`{part}` is missing in\n{text}");
@@ -47,7 +48,8 @@ fn check_judges_before_a_run() {
 
 #[test]
 fn bench_prints_one_json_line() {
-    let args = ["bench", "--arch", "resnet18", "--size", "32", "--batch", "4", "--steps", "2", "--queue", "64", "--json"];
+    let args =
+        ["bench", "--arch", "resnet18", "--size", "32", "--batch", "4", "--steps", "2", "--queue", "64", "--json"];
     let text = succeed(moco_train().args(args));
     let line: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(line["img_per_s"].as_f64().unwrap() > 0.0);

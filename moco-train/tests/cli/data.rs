@@ -10,7 +10,8 @@ use super::support::{fail, photographs, pretrain, steps, succeed};
 fn write_idx(folder: &Path) {
     let header = [0x803u32, 60, 28, 28].map(u32::to_be_bytes).concat();
     let pixels = (0..60u32 * 28 * 28).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8);
-    std::fs::write(folder.join("train-images-idx3-ubyte"), header.into_iter().chain(pixels).collect::<Vec<_>>()).unwrap();
+    std::fs::write(folder.join("train-images-idx3-ubyte"), header.into_iter().chain(pixels).collect::<Vec<_>>())
+        .unwrap();
 }
 
 #[test]
@@ -65,7 +66,8 @@ fn symmetric_training_with_partial_batches_and_any_queue_runs() {
     let path = folder.path().join("run");
     let more = ["--recipe", "cifar-demo", "--symmetric", "--drop-last", "false", "--epochs", "2", "--bn-splits", "4"];
     let mut command = super::support::moco_train();
-    command.args(["pretrain", "--arch", "resnet18", "--width", "0.125", "--batch", "50", "--queue", "77", "--lr", "0.01"]);
+    command
+        .args(["pretrain", "--arch", "resnet18", "--width", "0.125", "--batch", "50", "--queue", "77", "--lr", "0.01"]);
     command.arg("--data").arg(photographs()).arg("--out").arg(&path).args(more);
     let text = succeed(&mut command);
     assert!(text.contains("6 steps"), "{text}");

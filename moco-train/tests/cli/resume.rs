@@ -10,7 +10,7 @@ use super::support::{fail, metrics, moco_train, photographs, pretrain, run, step
 
 /// Six epochs of 18 steps, with a last batch of an odd number of images left in, checkpoints that fit no epoch, a queue
 /// that no batch divides, and health reports that fit no checkpoint.
-const LONG: [&str; 12] = [
+const LONG: [&str; 14] = [
     "--epochs",
     "6",
     "--batch",
@@ -21,6 +21,8 @@ const LONG: [&str; 12] = [
     "7",
     "--health-every-steps",
     "10",
+    "--monitor-every-epochs",
+    "2",
     "--seed",
     "3",
 ];
@@ -82,6 +84,7 @@ fn resume_after_sigkill_is_bit_exact() {
     let numbers: Vec<u64> = steps(&killed).iter().map(|s| s.step).collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "steps are missing or doubled");
     assert_eq!(without_time(&killed), without_time(&whole));
+    assert_eq!(metrics(&whole).iter().filter(|r| matches!(r, Record::Eval(_))).count(), 3);
     let backbone = |run: &Path| std::fs::read(run.join("backbone.safetensors")).unwrap();
     assert_eq!(backbone(&killed), backbone(&whole));
 }
@@ -115,6 +118,24 @@ fn a_finished_run_is_left_as_it_is() {
     assert_eq!(before, (std::fs::read(path.join("backbone.safetensors")).unwrap(), without_time(&path)));
     fail(&mut pretrain(&photographs(), &path, &["--epochs", "1"]), &["holds a run already", "moco-train resume"]);
     assert_eq!(before.1, without_time(&path));
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_and_a_run_without_any_starts_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    succeed(&mut pretrain(&photographs(), &path, &["--epochs", "2", "--checkpoint-every-steps", "20"]));
+    let before = (std::fs::read(path.join("backbone.safetensors")).unwrap(), without_time(&path));
+    let newest = path.join("checkpoints/step-0000000036.safetensors");
+    let bytes = std::fs::read(&newest).unwrap();
+    std::fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
+    let text = succeed(&mut resume(&path, "0"));
+    assert!(text.contains("passed over") && text.contains("after step 20"), "{text}");
+    assert_eq!(before, (std::fs::read(path.join("backbone.safetensors")).unwrap(), without_time(&path)));
+
+    std::fs::remove_dir_all(path.join("checkpoints")).unwrap();
+    succeed(&mut resume(&path, "0"));
+    assert_eq!(before, (std::fs::read(path.join("backbone.safetensors")).unwrap(), without_time(&path)));
 }
 
 #[test]
