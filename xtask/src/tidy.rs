@@ -1,5 +1,6 @@
 //! What compilers do not check: first lines, lengths, paths named in documents, crates and hosts that must not appear.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,6 +14,21 @@ const LONG: usize = 500;
 /// Hosts of package registries and model hubs' mirrors: packages are named, never where they lie.
 const HOSTS: [&str; 6] =
     ["crates.io", "pypi.org", "files.pythonhosted", "registry.npmjs", "deb.debian", "static.rust-lang"];
+
+/// Licences that allow any use; MPL-2.0, which concerns its own files only, is cbindgen's, a tool.
+const PERMISSIVE: [&str; 11] = [
+    "MIT",
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "Zlib",
+    "0BSD",
+    "Unlicense",
+    "CC0-1.0",
+    "Unicode-3.0",
+    "MPL-2.0",
+];
 
 /// Checks the repository.
 ///
@@ -37,6 +53,7 @@ pub fn run() -> Result<()> {
         hosts(path, &text, &mut wrong);
     }
     forbidden_crates(&mut wrong)?;
+    licences(&mut wrong)?;
     if !wrong.is_empty() {
         bail!("not tidy:\n  {}", wrong.join("\n  "));
     }
@@ -110,6 +127,61 @@ fn hosts(path: &Path, text: &str, wrong: &mut Vec<String>) {
     }
 }
 
+/// Every crate that is compiled in may be used under a permissive licence.
+fn licences(wrong: &mut Vec<String>) -> Result<()> {
+    let list = shell::capture(&mut shell::cargo(&[
+        "tree",
+        "--workspace",
+        "--prefix",
+        "none",
+        "--edges",
+        "normal,build",
+        "--format",
+        "{p}|{l}",
+    ])?)?;
+    let crates: BTreeSet<&str> =
+        list.lines().map(|line| line.trim_end_matches(" (*)")).filter(|line| !line.is_empty()).collect();
+    for line in crates {
+        let (name, licence) = line.split_once('|').unwrap_or((line, ""));
+        if !permissive(licence) {
+            wrong.push(format!("the licence of {name}, `{licence}`, is not known to be permissive"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether an SPDX expression leaves a choice that is on the list.
+fn permissive(expression: &str) -> bool {
+    let expression = expression.trim();
+    for (separator, all) in [(" OR ", false), ("/", false), (" AND ", true)] {
+        let parts = split_outside_brackets(expression, separator);
+        if parts.len() > 1 {
+            return if all { parts.into_iter().all(permissive) } else { parts.into_iter().any(permissive) };
+        }
+    }
+    match expression.strip_prefix('(').and_then(|e| e.strip_suffix(')')) {
+        Some(inner) => permissive(inner),
+        None => PERMISSIVE.contains(&expression.split(" WITH ").next().unwrap_or_default()),
+    }
+}
+
+fn split_outside_brackets<'a>(text: &'a str, separator: &str) -> Vec<&'a str> {
+    let (mut parts, mut depth, mut begin) = (Vec::new(), 0, 0);
+    for (i, byte) in text.bytes().enumerate() {
+        match byte {
+            b'(' => depth += 1,
+            b')' => depth -= 1,
+            _ if depth == 0 && i >= begin && text[i..].starts_with(separator) => {
+                parts.push(&text[begin..i]);
+                begin = i + separator.len();
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[begin..]);
+    parts
+}
+
 /// `tokenizers` comes with newer candle and is not wanted.
 fn forbidden_crates(wrong: &mut Vec<String>) -> Result<()> {
     let tree =
@@ -123,6 +195,22 @@ fn forbidden_crates(wrong: &mut Vec<String>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_licence_must_leave_a_permissive_choice() {
+        for fine in [
+            "MIT",
+            "MIT OR Apache-2.0",
+            "MIT/Apache-2.0",
+            "(MIT OR GPL-3.0) AND Unicode-3.0",
+            "Apache-2.0 WITH LLVM-exception",
+        ] {
+            assert!(permissive(fine), "{fine}");
+        }
+        for not in ["GPL-3.0", "MIT AND GPL-2.0-only", "CC-BY-NC-4.0", ""] {
+            assert!(!permissive(not), "{not}");
+        }
+    }
 
     #[test]
     fn a_rust_file_without_its_first_line_is_named() {

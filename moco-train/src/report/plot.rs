@@ -5,7 +5,7 @@ use plotters::prelude::*;
 use crate::{Error, Result};
 
 /// Points above which a curve is drawn as means of neighbouring points.
-const MOST_POINTS: usize = 600;
+const MOST_POINTS: usize = 300;
 const COLOURS: [RGBColor; 5] = [
     RGBColor(38, 99, 177),
     RGBColor(198, 88, 38),
@@ -49,10 +49,10 @@ fn draw(plot: &Plot<'_>, text: &mut String) -> std::result::Result<(), Box<dyn s
 
     let root = SVGBackend::with_string(text, (560, 300)).into_drawing_area();
     let mut chart = ChartBuilder::on(&root)
-        .caption(plot.title, ("sans-serif", 15))
+        .caption(plot.title, ("sans-serif", 19))
         .margin(6)
-        .x_label_area_size(34)
-        .y_label_area_size(52)
+        .x_label_area_size(38)
+        .y_label_area_size(58)
         .build_cartesian_2d(0.0..last, low..high + room)?;
     chart
         .configure_mesh()
@@ -60,8 +60,8 @@ fn draw(plot: &Plot<'_>, text: &mut String) -> std::result::Result<(), Box<dyn s
         .y_desc(plot.unit)
         .light_line_style(TRANSPARENT)
         .bold_line_style(RGBColor(228, 228, 228))
-        .axis_desc_style(("sans-serif", 12))
-        .label_style(("sans-serif", 11))
+        .axis_desc_style(("sans-serif", 14))
+        .label_style(("sans-serif", 13))
         .x_labels(8)
         .y_labels(6)
         .draw()?;
@@ -88,7 +88,7 @@ fn draw(plot: &Plot<'_>, text: &mut String) -> std::result::Result<(), Box<dyn s
             .position(SeriesLabelPosition::MiddleRight)
             .background_style(WHITE.mix(0.85))
             .border_style(RGBColor(210, 210, 210))
-            .label_font(("sans-serif", 12))
+            .label_font(("sans-serif", 14))
             .draw()?;
     }
     root.present()?;
