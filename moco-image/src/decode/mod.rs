@@ -66,7 +66,9 @@ pub fn probe(bytes: &[u8]) -> Result<ImageInfo> {
 /// - PNG: palettes become RGB, 1, 2 and 4 bits grey are scaled to 8, alpha is dropped without blending (as PIL's
 ///   `convert("RGB")`, `convert("L")`), interlaced files are read. 16 bits are refused, never silently cut.
 /// - JPEG: YCbCr and RGB become RGB; CMYK and YCCK become RGB as `(255 − c)(255 − k) / 255`, as PIL's
-///   `convert("RGB")`. Values differ from libjpeg-turbo's (PIL's) by a grey level or two: its inverse DCT rounds elsewhere.
+///   `convert("RGB")`. A few values in a hundred differ from libjpeg-turbo's (PIL's) by two grey levels or, one in a
+///   thousand, more: inverse DCT and chroma interpolation round elsewhere. Pictures under 8 pixels wide or high with
+///   subsampled chroma are further off.
 ///
 /// # Errors
 /// [`Error::TooLarge`] above the limits, [`Error::Corrupt`] for truncated or contradictory files,
