@@ -34,6 +34,14 @@ pub(super) unsafe fn tile(lhs: Lhs, mr: usize, vectors: usize, t: &Tile) {
 unsafe fn kernel<const MR: usize, const NV: usize, const A_ROW: usize, const A_STEP: usize>(t: &Tile) {
     let mut acc = [[_mm512_setzero_ps(); NV]; MR];
     let (mut a, mut b) = (t.a, t.b);
+    // The lines of C come from memory while the sum is formed.
+    for i in 0..MR {
+        // SAFETY: row i of C exists; prefetching touches nothing.
+        let c = unsafe { t.c.wrapping_add(*t.rows.add(i)) };
+        for v in 0..NV {
+            _mm_prefetch::<_MM_HINT_ET0>(c.wrapping_add(16 * v).cast());
+        }
+    }
     for _ in 0..t.k {
         let mut bv = [_mm512_setzero_ps(); NV];
         for (v, bv) in bv.iter_mut().enumerate() {
