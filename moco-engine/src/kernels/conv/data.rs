@@ -1,9 +1,10 @@
 //! The passes whose result is an activation: forward, and the gradient of the data.
 
 use super::epilogue::{Epilogue, Partials, finish_row};
-use super::geometry::{Bundles, backward_windows, forward_windows, phases};
+use super::geometry::{backward_windows, forward_windows, phases};
+use super::grouped::{self, GroupedProduct};
 use super::shape::ConvShape;
-use super::weights::{Packed, Pass};
+use super::weights::{Packed, Pass, bundles_of};
 use super::winograd::{self, Tiles, WinogradProduct};
 use crate::kernels::gemm::level::Level;
 use crate::kernels::gemm::panels::Panels;
@@ -20,7 +21,8 @@ pub(super) fn forward(
     norm: Option<Norm>,
     epilogue: Epilogue,
 ) {
-    let (level, bundles) = (weights.level(), Bundles::new(s));
+    let level = weights.level();
+    let bundles = bundles_of(level, s);
     let rows_per_image = s.out_h() * s.out_w();
     let rows = s.n * rows_per_image;
     if y.is_empty() {
@@ -71,7 +73,7 @@ pub(super) fn forward(
             // SAFETY: `y` is borrowed by this function and its rows are disjoint.
             #[expect(unsafe_code, reason = "tasks share the output")]
             unsafe {
-                run(level, fast, windows, rows, x, norm, panels, b, out, map, false, finish);
+                run(level, s, fast, windows, rows, x, norm, panels, b, out, map, false, finish);
             }
         }
         if let Some(stats) = &mut stats {
@@ -81,7 +83,8 @@ pub(super) fn forward(
 }
 
 pub(super) fn backward_data(s: &ConvShape, dy: &[f32], weights: &Packed, dx: &mut [f32], accumulate: bool) {
-    let (level, bundles) = (weights.level(), Bundles::new(s));
+    let level = weights.level();
+    let bundles = bundles_of(level, s);
     let reached = |phase: &[super::geometry::Phase; 2]| phase.iter().all(|p| p.taps > 0);
     if !accumulate && (dy.is_empty() || !phases(s).all(|phase| reached(&phase))) {
         fill_zero(dx);
@@ -101,7 +104,7 @@ pub(super) fn backward_data(s: &ConvShape, dy: &[f32], weights: &Packed, dx: &mu
         // SAFETY: `dx` is borrowed by this function and the rows of a phase are disjoint pixels.
         #[expect(unsafe_code, reason = "tasks share the output")]
         unsafe {
-            run(level, fast, windows, rows, dy, None, panels, b, out, map, accumulate, None);
+            run(level, s, fast, windows, rows, dy, None, panels, b, out, map, accumulate, None);
         }
     }
 }
@@ -114,6 +117,7 @@ pub(super) fn backward_data(s: &ConvShape, dy: &[f32], weights: &Packed, dx: &mu
 #[expect(clippy::too_many_arguments, reason = "the two kinds of product, field by field")]
 unsafe fn run(
     level: Level,
+    s: &ConvShape,
     tiles: Option<Tiles>,
     windows: Windows,
     rows: usize,
@@ -131,6 +135,12 @@ unsafe fn run(
         match tiles {
             Some(tiles) => {
                 WinogradProduct { level, tiles, windows, x, norm, panels, weights: b, out, map, accumulate, finish }
+                    .run();
+            }
+            None if grouped::applies(level, s) => {
+                let width = s.c_in / s.groups;
+                let weights = b;
+                GroupedProduct { level, width, rows, windows, x, norm, panels, weights, out, map, accumulate, finish }
                     .run();
             }
             None => {

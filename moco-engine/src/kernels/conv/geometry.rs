@@ -30,6 +30,12 @@ impl Bundles {
         Bundles { count: s.groups / size, c_in: size * group_in, c_out: size * group_out, group_in, group_out }
     }
 
+    /// All groups at once, for [`grouped`](super::grouped): the input side is the channels of one group.
+    pub(super) fn all_groups(s: &ConvShape) -> Bundles {
+        let width = s.c_in / s.groups;
+        Bundles { count: 1, c_in: width, c_out: s.c_out, group_in: width, group_out: width }
+    }
+
     /// Place in the OIHW weight of the taps that lead from input channel `i` to output channel `o` of a bundle, if the
     /// two are of one group; counted in kernels.
     #[inline(always)]

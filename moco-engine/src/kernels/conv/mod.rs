@@ -10,6 +10,8 @@
 mod data;
 mod epilogue;
 mod geometry;
+mod grouped;
+mod grouped_simd;
 mod shape;
 #[cfg(test)]
 mod tests;

@@ -172,9 +172,18 @@ fn wide_3x3_layers_agree_with_f64() {
 #[test]
 fn groups_of_any_width_agree_with_f64() {
     for level in Level::available() {
-        for (groups, group_in, group_out) in
-            [(32, 4, 4), (4, 8, 8), (3, 5, 2), (2, 32, 32), (5, 1, 1), (2, 17, 33), (6, 2, 4)]
-        {
+        for (groups, group_in, group_out) in [
+            (32, 4, 4),
+            (4, 8, 8),
+            (3, 5, 2),
+            (2, 32, 32),
+            (5, 1, 1),
+            (2, 17, 33),
+            (6, 2, 4),
+            (16, 1, 1),
+            (2, 16, 16),
+            (8, 2, 2),
+        ] {
             for stride in [1, 2] {
                 let (c_in, c_out) = (groups * group_in, groups * group_out);
                 check(level, &ConvShape { n: 2, h: 6, w: 5, c_in, c_out, kernel: 3, stride, padding: 1, groups });

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::geometry::{Bundles, forward_windows};
 use super::shape::ConvShape;
-use super::{winograd, winograd_gradient};
+use super::{grouped, winograd, winograd_gradient};
 use crate::kernels::gemm::level::Level;
 use crate::kernels::gemm::tile::{BLOCK, Lhs, PITCH, SharedOut, panel_product};
 use crate::kernels::gemm::windows::{Norm, Windows, gather};
@@ -50,6 +50,11 @@ pub(super) fn backward_weights(level: Level, s: &ConvShape, x: &[f32], dy: &[f32
     }
     if winograd::applies(s) {
         winograd_gradient::backward_weights(level, s, x, dy, dw, norm);
+        return;
+    }
+    if grouped::applies(level, s) {
+        let windows = forward_windows(s, &Bundles::all_groups(s), 0);
+        grouped::backward_weights(level, s, &windows, x, dy, dw, norm);
         return;
     }
     let bundles = Bundles::new(s);

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::geometry::{Bundles, Phase, phases};
+use super::grouped;
 use super::shape::ConvShape;
 use super::winograd::{self, POSITIONS, transform_kernel};
 use crate::kernels::gemm::AlignedBuffer;
@@ -48,7 +49,7 @@ impl Packed {
 
     pub(super) fn needed_len_at(level: Level, shape: &ConvShape, pass: Pass) -> usize {
         shape.assert_valid();
-        let bundles = Bundles::new(shape);
+        let bundles = bundles_of(level, shape);
         let matrices = matrices(shape);
         bundles.count
             * parts(shape, pass).map(|taps| matrices * panels(shape, level, &bundles, pass, taps).len()).sum::<usize>()
@@ -61,7 +62,8 @@ impl Packed {
     pub fn repack(&mut self, shape: &ConvShape, pass: Pass, weight: &[f32]) {
         shape.assert_valid();
         assert_eq!(weight.len(), shape.weight_len(), "weight of {shape:?}");
-        let (level, bundles) = (self.level, Bundles::new(shape));
+        let level = self.level;
+        let bundles = bundles_of(level, shape);
         let mut rest = self.data.at_least(Packed::needed_len_at(level, shape, pass));
         for bundle in 0..bundles.count {
             for taps in parts(shape, pass) {
@@ -95,7 +97,8 @@ impl Packed {
     /// If another layer or pass was packed.
     pub(super) fn parts(&self, shape: &ConvShape, pass: Pass) -> impl Iterator<Item = (Panels, &[f32])> {
         assert_eq!(self.packed, Some((layer(shape), pass)), "the weights of another layer or pass are packed");
-        let (level, bundles, shape) = (self.level, Bundles::new(shape), *shape);
+        let (level, shape) = (self.level, *shape);
+        let bundles = bundles_of(level, &shape);
         let mut rest = self.data.as_slice();
         (0..bundles.count).flat_map(move |_| parts(&shape, pass)).map(move |taps| {
             let panels = panels(&shape, level, &bundles, pass, taps);
@@ -104,6 +107,11 @@ impl Packed {
             (panels, part)
         })
     }
+}
+
+/// How a layer's channels are divided into products.
+pub(super) fn bundles_of(level: Level, shape: &ConvShape) -> Bundles {
+    if grouped::applies(level, shape) { Bundles::all_groups(shape) } else { Bundles::new(shape) }
 }
 
 fn layer(shape: &ConvShape) -> ConvShape {
@@ -126,6 +134,7 @@ fn matrices(shape: &ConvShape) -> usize {
 fn panels(shape: &ConvShape, level: Level, bundles: &Bundles, pass: Pass, taps: [Phase; 2]) -> Panels {
     let (from, to) = match pass {
         Pass::Forward => (bundles.c_in, bundles.c_out),
+        Pass::BackwardData if grouped::applies(level, shape) => (bundles.c_in, bundles.c_out),
         Pass::BackwardData => (bundles.c_out, bundles.c_in),
     };
     let k = if winograd::applies(shape) { from } else { taps[0].taps * taps[1].taps * from };
@@ -149,6 +158,7 @@ fn pack_panel(
     let (first, cols, width) = (panels.column(panel), panels.cols(panel), panels.width(panel));
     let transformed = winograd::applies(shape);
     let channels = if transformed { panels.k() } else { panels.k() / (taps[0].taps * taps[1].taps) };
+    let all_groups = grouped::applies(level, shape);
     let area = shape.kernel * shape.kernel;
     let position = |phase: &Phase, tap| match pass {
         Pass::Forward => tap,
@@ -173,7 +183,7 @@ fn pack_panel(
                     Pass::BackwardData => (first_channel + major, first, major * width, 1),
                 };
                 let block = &mut block[at..];
-                if bundles.c_in == bundles.group_in {
+                if bundles.c_in == bundles.group_in && !(all_groups && pass == Pass::BackwardData) {
                     let kernels = &weight[((bundle * bundles.c_out + o) * bundles.c_in + i) * area..][..minors * area];
                     match count {
                         1 => scatter::<1>(kernels, area, &positions, step, block),
@@ -185,8 +195,13 @@ fn pack_panel(
                     continue;
                 }
                 for minor in 0..minors {
-                    let kernel =
-                        bundles.kernel_index(bundle, o, i + minor).map(|index| &weight[index * area..][..area]);
+                    let index = if all_groups {
+                        let (group, i) = ((i + minor) / bundles.group_in, (i + minor) % bundles.group_in);
+                        Some((group * bundles.group_out + o) * bundles.group_in + i)
+                    } else {
+                        bundles.kernel_index(bundle, o, i + minor)
+                    };
+                    let kernel = index.map(|index| &weight[index * area..][..area]);
                     for (tap, &position) in positions[..count].iter().enumerate() {
                         block[tap * CHANNELS * LANES + minor * step] = kernel.map_or(0.0, |kernel| kernel[position]);
                     }

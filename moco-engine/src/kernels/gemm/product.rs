@@ -34,7 +34,8 @@ impl RowMap {
         RowMap { base: 0, step: [rows * cols, rows * cols, cols], out: [1, rows.max(1)] }
     }
 
-    fn offsets(&self, rows: Range<usize>, out: &mut Vec<usize>) {
+    /// Offsets of these rows.
+    pub(crate) fn offsets(&self, rows: Range<usize>, out: &mut Vec<usize>) {
         out.clear();
         let per_image = self.out[0] * self.out[1];
         out.extend(rows.map(|row| {
