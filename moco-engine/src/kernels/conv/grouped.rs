@@ -37,8 +37,9 @@ pub(super) struct Piece<'a> {
     pub(super) x: &'a [f32],
     /// Offset in `x` of channel 0 of each row's taps, `[row, tap]`, or [`OUTSIDE`].
     pub(super) places: &'a [usize],
-    /// Scale, shift, offset in both of each row's group, and ReLU.
-    pub(super) norm: Option<(&'a [f32], &'a [f32], &'a [usize], bool)>,
+    pub(super) norm: Option<Norm<'a>>,
+    /// Offset in the normalisation's scale and shift of each row's group.
+    pub(super) groups: &'a [usize],
     /// First channel.
     pub(super) column: usize,
 }
@@ -114,7 +115,8 @@ impl GroupedProduct<'_> {
                         taps: self.windows.kernel[0] * self.windows.kernel[1],
                         x: self.x,
                         places,
-                        norm: self.norm.as_ref().map(|n| (n.scale, n.shift, &groups[..], n.relu)),
+                        norm: self.norm,
+                        groups,
                         column,
                     };
                     // SAFETY: this task alone writes these rows.
@@ -170,8 +172,7 @@ pub(super) fn backward_weights(
                     let rows = from..end.min(from + 256);
                     find_places(windows, norm.as_ref(), rows.clone(), places, groups);
                     for column in (0..channels).step_by(level.lanes()) {
-                        let norm = norm.as_ref().map(|n| (n.scale, n.shift, &groups[..], n.relu));
-                        let piece = Piece { width, taps: area, x, places, norm, column };
+                        let piece = Piece { width, taps: area, x, places, norm, groups, column };
                         let dy = &dy[rows.start * channels..rows.end * channels];
                         super::grouped_simd::sums(level, &piece, dy, channels, sums);
                     }

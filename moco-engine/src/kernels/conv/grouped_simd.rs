@@ -60,15 +60,14 @@ pub(super) fn sums(level: Level, piece: &Piece, dy: &[f32], channels: usize, sum
     assert!(piece.column + level.lanes() <= channels && sums.len() >= piece.taps * piece.width * channels);
     macro_rules! kernel {
         ($($width:literal)*) => {
-            // SAFETY: the lengths were checked above and in `check`; the level says that the CPU has the instructions.
             match (level.isa(), piece.width) {
                 $(
+                    // SAFETY: the lengths were checked above and in `check`; the level says that the CPU has AVX-512.
                     #[cfg(target_arch = "x86_64")]
                     (Isa::Avx512, $width) => unsafe { avx512::sums::<$width>(piece, rows, dy, channels, sums) },
+                    // SAFETY: the lengths were checked above and in `check`; the level says that the CPU has AVX2 and FMA.
                     #[cfg(target_arch = "x86_64")]
-                    (Isa::Avx2, $width) if $width <= 8 => unsafe {
-                        avx2::sums::<$width>(piece, rows, dy, channels, sums)
-                    },
+                    (Isa::Avx2, $width) if $width <= 8 => unsafe { avx2::sums::<$width>(piece, rows, dy, channels, sums) },
                 )*
                 _ => unreachable!("`applies` excludes the portable level, and groups divide a vector"),
             }
@@ -84,9 +83,10 @@ fn check(level: Level, piece: &Piece, rows: usize) {
     assert!(level.lanes().is_multiple_of(piece.width), "groups of {} channels", piece.width);
     let last = piece.places.iter().copied().filter(|&place| place != usize::MAX).max();
     assert!(last.is_none_or(|last| last + end <= piece.x.len()), "activations of {} values", piece.x.len());
-    if let Some((scale, shift, groups, _)) = piece.norm {
-        let last = groups.iter().max().map_or(0, |last| last + end);
-        assert!(groups.len() == rows && last <= scale.len() && last <= shift.len(), "{rows} rows of statistics");
+    if let Some(norm) = &piece.norm {
+        let last = piece.groups.iter().max().map_or(0, |last| last + end);
+        let short = norm.scale.len().min(norm.shift.len());
+        assert!(piece.groups.len() == rows && last <= short, "statistics of {rows} rows");
     }
 }
 
@@ -117,12 +117,12 @@ macro_rules! kernels {
                             let x = $load($piece.x.as_ptr().add(place + $piece.column));
                             match $piece.norm {
                                 None => x,
-                                Some((scale, shift, groups, relu)) => {
-                                    let at = groups[$row] + $piece.column;
-                                    let scale = $load(scale.as_ptr().add(at));
-                                    let x = $add($mul(x, scale), $load(shift.as_ptr().add(at)));
+                                Some(norm) => {
+                                    let at = $piece.groups[$row] + $piece.column;
+                                    let scale = $load(norm.scale.as_ptr().add(at));
+                                    let x = $add($mul(x, scale), $load(norm.shift.as_ptr().add(at)));
                                     // The second operand is the result where it is NaN.
-                                    if relu { $max($zero(), x) } else { x }
+                                    if norm.relu { $max($zero(), x) } else { x }
                                 }
                             }
                         }
