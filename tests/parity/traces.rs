@@ -48,7 +48,8 @@ impl Trace {
         let number = |key: &str| text(key).and_then(|t| parse::<f64>(key, t));
         let count = |key: &str| text(key).and_then(|t| parse::<usize>(key, t));
         let count_or = |key: &str, default| if metadata.contains_key(key) { count(key) } else { Ok(default) };
-        let flag = |key: &str| metadata.get(key).map_or(Ok(false), |t| parse::<bool>(key, t));
+        let flag_or = |key: &str, default| metadata.get(key).map_or(Ok(default), |t| parse::<bool>(key, t));
+        let flag = |key: &str| flag_or(key, false);
         let word = |key: &str| text(key).and_then(|t| parse::<String>(key, t));
         let is_demo = word("kind")? == "moco_cifar_demo";
         let (world, dim, batch) = (count("world")?, count_or("dim", 128)?, count("batch")?);
@@ -84,8 +85,9 @@ impl Trace {
             world,
             steps,
             sgd: Sgd { lr: number("lr")?, momentum: 0.9, weight_decay: number("wd")? },
+            // The notebook's schedule is the cosine; only the recordings of the builder say which they use.
             schedule: Schedule {
-                kind: if flag("cos")? { Kind::Cosine } else { Kind::Constant },
+                kind: if flag_or("cos", is_demo)? { Kind::Cosine } else { Kind::Constant },
                 milestones: vec![],
                 factor: 1.0,
                 per: Per::Step,
