@@ -1,6 +1,7 @@
 //! The loop: batches in, steps, records and checkpoints out. Everything random is a function of the seed and the place
 //! in the run, so that a resumed run cannot be told from one that was never stopped.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -102,7 +103,7 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Run`] if the folder exists, others for data, recipe and memory.
-    pub fn create(path: &std::path::Path, config: RunConfig, dataset: Arc<Dataset>) -> Result<Trainer> {
+    pub fn create(path: &Path, config: RunConfig, dataset: Arc<Dataset>) -> Result<Trainer> {
         RunFolder::check_free(path)?;
         let plan = RunPlan::new(&config, dataset.len())?;
         let graph = config.recipe.arch(config.source.channels).build()?;
@@ -260,7 +261,7 @@ impl Trainer {
             let kept = Checkpoints::new(&self.folder.checkpoints_path()).steps()?.pop().unwrap_or(0);
             return Err(Error::Run(format!(
                 "the loss is {} at step {}: the training has diverged. The checkpoint of step {kept} is kept and still \
-                 good; start a new run with a lower --lr (a third of {} is a good try) or a longer --temperature",
+                 good; start a new run with a lower --lr (a third of {} is a good try) or a higher --temperature",
                 report.loss, self.step, recipe.optim.lr
             )));
         }
