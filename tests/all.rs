@@ -1,4 +1,5 @@
 //! Tests that cross crates.
 
 mod abi;
+mod e2e;
 mod parity;

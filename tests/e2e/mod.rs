@@ -1,0 +1,3 @@
+//! From one end to the other: what training writes, inference opens.
+
+mod engines;
