@@ -142,7 +142,13 @@ impl Sum<'_> {
                 gather(self.level, &gradient, self.dy, None, rows.clone(), outs, a);
                 let b = workspace.b.at_least(rows.len() * PITCH);
                 gather(self.level, &windows, self.x, self.norm.as_ref(), rows.clone(), cols.clone(), b);
+                let next = rows.end..end.min(rows.end + DEPTH);
+                let mut ahead = if col == 0 { gradient.dense_rows(self.dy, next.clone()) } else { &[] };
+                let mut ahead_of_x = if cols.len() == self.cols { windows.dense_rows(self.x, next) } else { &[] };
                 for j in (0..cols.len()).step_by(self.level.tile_cols()) {
+                    if ahead.is_empty() {
+                        std::mem::swap(&mut ahead, &mut ahead_of_x);
+                    }
                     let wide = self.level.tile_cols().min(cols.len() - j);
                     // SAFETY: a task owns its output channels and columns of its split.
                     #[expect(unsafe_code, reason = "tasks share the output")]
@@ -159,6 +165,7 @@ impl Sum<'_> {
                             &workspace.rows,
                             j,
                             from > start,
+                            &mut ahead,
                         );
                     }
                 }

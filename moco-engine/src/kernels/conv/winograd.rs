@@ -174,6 +174,7 @@ impl WinogradProduct<'_> {
                                 rows,
                                 0,
                                 i > 0,
+                                &mut &[][..],
                             );
                         }
                     }

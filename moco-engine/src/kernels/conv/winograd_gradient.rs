@@ -107,7 +107,20 @@ impl Sum<'_> {
                         #[expect(unsafe_code, reason = "tasks share the output")]
                         unsafe {
                             let add = from > start;
-                            panel_product(self.level, Lhs::Columns, count, a, b, PITCH, cols, out, rows, column, add);
+                            panel_product(
+                                self.level,
+                                Lhs::Columns,
+                                count,
+                                a,
+                                b,
+                                PITCH,
+                                cols,
+                                out,
+                                rows,
+                                column,
+                                add,
+                                &mut &[][..],
+                            );
                         }
                     }
                 }

@@ -33,7 +33,7 @@ pub(super) unsafe fn tile(lhs: Lhs, mr: usize, vectors: usize, t: &Tile) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn kernel<const MR: usize, const NV: usize, const A_ROW: usize, const A_STEP: usize>(t: &Tile) {
     let mut acc = [[_mm256_setzero_ps(); NV]; MR];
-    let (mut a, mut b) = (t.a, t.b);
+    let (mut a, mut b, mut ahead) = (t.a, t.b, t.ahead);
     for _ in 0..t.k {
         let mut bv = [_mm256_setzero_ps(); NV];
         for (v, bv) in bv.iter_mut().enumerate() {
@@ -47,6 +47,8 @@ unsafe fn kernel<const MR: usize, const NV: usize, const A_ROW: usize, const A_S
                 acc[v] = _mm256_fmadd_ps(av, bv[v], acc[v]);
             }
         }
+        _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+        ahead = ahead.wrapping_add(t.ahead_step);
         a = a.wrapping_add(A_STEP);
         b = b.wrapping_add(t.b_step);
     }

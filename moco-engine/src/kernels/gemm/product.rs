@@ -118,6 +118,13 @@ impl Product<'_> {
         with_workspace(|workspace| {
             self.map.offsets(rows.clone(), &mut workspace.rows);
             let offsets = &workspace.rows[..];
+            // The next block is most likely this thread's as well.
+            let mut ahead = match &self.left {
+                Left::Windows { windows, x, .. } if k <= depth && panels == (0..self.panels.count()) => {
+                    windows.dense_rows(x, rows.end..rows.end + size)
+                }
+                _ => &[],
+            };
             let mut from = 0;
             loop {
                 let to = k.min(from + depth);
@@ -141,7 +148,20 @@ impl Product<'_> {
                     let add = self.accumulate || from > 0;
                     // SAFETY: this task alone writes these rows and columns.
                     unsafe {
-                        panel_product(self.level, lhs, to - from, a, b, width, cols, self.out, offsets, column, add)
+                        panel_product(
+                            self.level,
+                            lhs,
+                            to - from,
+                            a,
+                            b,
+                            width,
+                            cols,
+                            self.out,
+                            offsets,
+                            column,
+                            add,
+                            &mut ahead,
+                        )
                     };
                     if let (true, Some(finish)) = (to == k, self.finish) {
                         let per_image = self.map.out[0] * self.map.out[1];

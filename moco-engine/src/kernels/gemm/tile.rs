@@ -19,6 +19,7 @@ pub(crate) enum Lhs {
 }
 
 /// Arguments of a micro-kernel.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "nothing is prefetched there"))]
 pub(super) struct Tile {
     pub(super) k: usize,
     pub(super) a: *const f32,
@@ -30,6 +31,9 @@ pub(super) struct Tile {
     pub(super) rows: *const usize,
     pub(super) cols: usize,
     pub(super) accumulate: bool,
+    /// A cache line to fetch in each step of k, and the distance to the next.
+    pub(super) ahead: *const f32,
+    pub(super) ahead_step: usize,
 }
 
 /// A region of memory that the tasks of one operation write at disjoint places.
@@ -68,7 +72,8 @@ impl SharedOut {
 
 /// `C[i, j] (+)= Σ_k A[i, k] · B[k, j]` for `i < rows.len()`, `j < cols`, `k < depth`, where `C[i, j]` lies at
 /// `rows[i] + column + j` of `out` and `B[k, j]` at `k · b_step + j`. The sum over k is formed in order and then added,
-/// so that results do not depend on how rows and columns are divided into calls.
+/// so that results do not depend on how rows and columns are divided into calls. `ahead` is memory that will be read
+/// soon: it is fetched into the second-level cache on the way, a line in each step, and shortened by what was fetched.
 ///
 /// # Panics
 /// If a buffer is too short.
@@ -89,6 +94,7 @@ pub(crate) unsafe fn panel_product(
     rows: &[usize],
     column: usize,
     accumulate: bool,
+    ahead: &mut &[f32],
 ) {
     if rows.is_empty() || cols == 0 {
         return;
@@ -104,7 +110,11 @@ pub(crate) unsafe fn panel_product(
     let mut i = 0;
     while i < rows.len() {
         let mr = full.min(rows.len() - i);
+        let (ahead_now, ahead_step) = if ahead.is_empty() { (b.as_ptr(), 0) } else { (ahead.as_ptr(), 16) };
+        *ahead = &ahead[(16 * depth).min(ahead.len())..];
         let tile = Tile {
+            ahead: ahead_now,
+            ahead_step,
             k: depth,
             a: a[if lhs == Lhs::Rows { i * PITCH } else { i }..].as_ptr(),
             b: b.as_ptr(),

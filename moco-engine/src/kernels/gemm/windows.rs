@@ -61,6 +61,12 @@ impl Windows {
         self.out[0] * self.out[1]
     }
 
+    /// The values of these rows if they lie one after the other in `x`, else nothing.
+    pub(crate) fn dense_rows<'a>(&self, x: &'a [f32], rows: Range<usize>) -> &'a [f32] {
+        let dense = self.is_matrix() && self.channels == self.pixel;
+        if dense { &x[(rows.start * self.pixel).min(x.len())..(rows.end * self.pixel).min(x.len())] } else { &[] }
+    }
+
     /// Whether every row is one pixel of the input, in order.
     fn is_matrix(&self) -> bool {
         self.kernel == [1, 1] && self.stride == 1 && self.origin == [0, 0] && self.out == self.size
