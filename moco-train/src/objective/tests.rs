@@ -121,7 +121,7 @@ fn masked_keys_of_the_same_image_are_no_negatives() {
     let masked = MocoConfig { mask_same_image: true, batch: 2, bn_groups: BnGroups::Whole, ..config() };
     let mut state = MocoState::new(initialise(&graph, 1), 6, DIM, 1);
     let mut keys = vec![0.0; 6 * DIM];
-    l2_normalise(&vec![1.0; 6 * DIM], DIM, &mut keys);
+    l2_normalise(&[1.0; 6 * DIM], DIM, &mut keys);
     state.queue.enqueue(&keys, &[0, 0, 0, 0, 0, 0]);
     let run = |config| {
         let mut m = Moco::new(&graph, config, state.clone()).unwrap();

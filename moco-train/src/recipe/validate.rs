@@ -27,7 +27,7 @@ impl Recipe {
         if m.queue > u32::MAX as usize {
             return Err(wrong("method.queue", format!("{} keys; at most {} are supported", m.queue, u32::MAX)));
         }
-        share("method.key_momentum", m.key_momentum as f64, true)?;
+        share("method.key_momentum", m.key_momentum, true)?;
         at_least("batch_norm.count", self.batch_norm.count, 1)?;
         at_least("optim.batch", o.batch, 2)?;
         if self.batch_norm.groups != GroupKind::Whole && o.batch < 2 * self.batch_norm.count {
@@ -48,7 +48,7 @@ impl Recipe {
         }
         positive("optim.reference_lr", o.reference_lr)?;
         at_least("optim.reference_batch", o.reference_batch, 1)?;
-        share("optim.momentum", o.momentum as f64, false)?;
+        share("optim.momentum", o.momentum, false)?;
         if !(o.weight_decay.is_finite() && o.weight_decay >= 0.0) {
             return Err(wrong("optim.weight_decay", format!("{} is not a weight decay (0 or more)", o.weight_decay)));
         }

@@ -158,10 +158,10 @@ impl Trainer {
         let mut log = Log::open(&self.folder, self.step)?;
         self.notes.drain(..).for_each(|note| observer.note(&note));
         observer.started(&self.plan, self.step);
-        if self.step < self.plan.steps() {
-            if let Some(stopped) = self.steps(threads, &mut log, observer, stop)? {
-                return Ok(stopped);
-            }
+        if self.step < self.plan.steps()
+            && let Some(stopped) = self.steps(threads, &mut log, observer, stop)?
+        {
+            return Ok(stopped);
         }
         log.sync()?;
         result::write(&self.folder, &self.config, &self.graph, self.moco.state().query)?;
