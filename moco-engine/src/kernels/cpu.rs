@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::conv::{self, ConvShape, Packed, Pass};
+use super::memory::zeroed;
 use super::norm::{Added, Masked};
 use super::*;
 
@@ -334,14 +335,6 @@ fn input_norm<'a>(
     }
     let (scale, shift) = norm::scale_and_shift(norm.shape, norm.stats);
     Some(conv::InputNorm { scale, shift, group_of_image: &image_group[..shape.n], relu: norm.relu })
-}
-
-/// A vector of zeros whose failure to fit into memory is an error, not an abort.
-fn zeroed<T: bytemuck::Zeroable + Clone>(len: usize) -> Result<Vec<T>> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(len).map_err(|_| crate::Error::Memory { bytes: len.saturating_mul(size_of::<T>()) })?;
-    values.resize(len, T::zeroed());
-    Ok(values)
 }
 
 simd::multiversion! {

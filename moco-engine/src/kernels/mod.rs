@@ -5,6 +5,7 @@ mod cpu;
 pub mod gemm;
 mod groups;
 mod linear;
+mod memory;
 mod norm;
 mod pool;
 mod reference;

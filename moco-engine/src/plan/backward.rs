@@ -29,7 +29,10 @@ impl<K: Kernels> Plan<K> {
         Error::check_len("gradients", self.program.params_len, K::len(gradients))?;
         for (tap, d_tap) in d_taps {
             let len = n * self.program.sample_len(self.tap(tap)?);
-            Error::check_len(&format!("gradient of `{tap}`"), len, K::len(d_tap))?;
+            if K::len(d_tap) != len {
+                let what = format!("gradient of `{tap}`");
+                return Err(Error::Length { what, expected: len, got: K::len(d_tap) });
+            }
         }
 
         self.state = State::Taps { n };

@@ -1,0 +1,85 @@
+//! A warm training step allocates nothing, counted by the allocator.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use moco_engine::ops::{
+    InfoNceInputs, InfoNceWorkspace, ema, info_nce, l2_normalise, l2_normalise_backward, sgd_momentum,
+};
+use moco_engine::{BnGroups, Mode, Plan, PlanConfig};
+use moco_models::arch::{ArchSpec, Projector};
+
+struct Counting;
+
+static COUNTING: AtomicBool = AtomicBool::new(false);
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+#[expect(unsafe_code, reason = "an allocator is an unsafe trait")]
+// SAFETY: every call is handed to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if COUNTING.load(Ordering::Relaxed) {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: the caller keeps `alloc`'s contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: `pointer` comes from `System` with this layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn a_warm_step_allocates_nothing() {
+    let (batch, dim, size) = (4, 16, 48);
+    for name in ["resnet18", "resnext50_32x4d"] {
+        let projector = Projector::Mlp { dim };
+        let graph = ArchSpec { projector, width: 0.25, ..ArchSpec::new(name) }.build().unwrap();
+        let compile = |mode, groups| {
+            let config = PlanConfig::new(batch, size, size, mode).with_taps(&["projection"]).with_bn_groups(groups);
+            Plan::compile(&graph, &config).unwrap()
+        };
+        let mut query_plan = compile(Mode::Train, BnGroups::Ranks(2));
+        let mut key_plan = compile(Mode::Momentum, BnGroups::Interleaved(2));
+        let weights = moco_models::init::initialise(&graph, 1);
+        let (mut params, mut buffers) = (weights.params.clone(), weights.buffers.clone());
+        let (mut key_params, mut key_buffers) = (weights.params, weights.buffers);
+        let (mut gradients, mut velocity) = (vec![0.0; params.len()], vec![0.0; params.len()]);
+        let images: Vec<f32> = (0..batch * size * size * 3).map(|i| (i % 255) as f32 / 100.0 - 1.0).collect();
+        let queue: Vec<f32> = (0..3000 * dim).map(|i| ((i * 7919) % 200) as f32 / 500.0).collect();
+        let mut rows = [(); 4].map(|()| vec![0.0; batch * dim]);
+        let mut workspace = InfoNceWorkspace::default();
+        let mut step = move |n: usize| {
+            let images = &images[..n * size * size * 3];
+            let [q, k, d_q, d_projection] = &mut rows;
+            let [q, k, d_q, d_projection] = [q, k, d_q, d_projection].map(|rows| &mut rows[..n * dim]);
+            ema(&mut key_params, &params, 0.99);
+            key_plan.forward(&key_params, &mut key_buffers, images, n).unwrap();
+            query_plan.forward(&params, &mut buffers, images, n).unwrap();
+            l2_normalise(query_plan.output("projection").unwrap(), dim, q);
+            l2_normalise(key_plan.output("projection").unwrap(), dim, k);
+            let inputs = InfoNceInputs { query: q, key: k, queue: &queue, dim, temperature: 0.2, same_image: None };
+            info_nce(&inputs, d_q, &mut workspace).unwrap();
+            l2_normalise_backward(query_plan.output("projection").unwrap(), d_q, dim, d_projection);
+            query_plan.backward(&params, &[("projection", d_projection)], &mut gradients).unwrap();
+            sgd_momentum(&mut params, &gradients, &mut velocity, 0.03, 0.9, 1e-4);
+        };
+        // Inside the pool, because handing work to it from outside is what rayon itself may allocate for; and on one
+        // thread, because which thread takes which task, and so which thread's scratch grows, is a matter of luck.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        pool.install(|| {
+            step(batch);
+            step(batch);
+            COUNTING.store(true, Ordering::SeqCst);
+            step(batch);
+            step(batch - 1);
+            COUNTING.store(false, Ordering::SeqCst);
+        });
+        assert_eq!(ALLOCATIONS.swap(0, Ordering::SeqCst), 0, "{name}");
+    }
+}
