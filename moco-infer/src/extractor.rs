@@ -72,7 +72,7 @@ impl Extractor {
         }
         let batch = if options.batch == 0 { DEFAULT_BATCH } else { options.batch };
         let pool = Pool::new(backbone, &taps, threads, options.ort_library.as_deref())?;
-        let inner = Inner { backbone: backbone.clone(), taps, batch, threads, limits: options.limits.clone(), pool };
+        let inner = Inner { backbone: backbone.clone(), taps, batch, threads, limits: options.limits, pool };
         Ok(Extractor { inner: Arc::new(inner) })
     }
 

@@ -18,7 +18,7 @@ fn backbone(folder: &Path, change: impl FnOnce(&mut PreprocessRule)) -> Backbone
 }
 
 fn image(width: usize, height: usize, seed: usize) -> Image {
-    let value = |i: usize| ((i + 1) * (seed * 2 + 3) * 2_654_435_761 >> 9) as u8;
+    let value = |i: usize| (((i + 1) * (seed * 2 + 3) * 2_654_435_761) >> 9) as u8;
     Image::new(width, height, 3, (0..width * height * 3).map(value).collect()).unwrap()
 }
 

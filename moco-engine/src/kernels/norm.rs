@@ -64,7 +64,6 @@ pub(super) fn batch_stats(
 }
 
 /// [`batch_stats`] from the sum and the sum of squares of each image, `sums` [n, 2, channels].
-#[expect(clippy::too_many_arguments, reason = "the operands of one step and its scratch buffer")]
 pub(super) fn batch_stats_from_images(
     shape: &NormShape,
     sums: &[f64],

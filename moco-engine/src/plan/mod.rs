@@ -163,7 +163,7 @@ impl<K: Kernels> Plan<K> {
 }
 
 /// [`Plan::read`] beside borrowed kernels.
-fn read<'a, K: Kernels>(
+fn read<'a, K>(
     program: &Program,
     memory: &Memory,
     slots: &'a [Option<K::Buffer>],
@@ -171,7 +171,7 @@ fn read<'a, K: Kernels>(
     n: usize,
 ) -> &'a K::View
 where
-    K: 'a,
+    K: Kernels + 'a,
 {
     let stored = program.stored(value);
     let slot = memory.value[stored].expect("a stored value has a slot");

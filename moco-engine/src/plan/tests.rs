@@ -290,7 +290,7 @@ fn statistics_stay_accurate_far_from_zero() {
     let y = norm(&mut graph, "bn", input, 1);
     graph.add_tap("y", y);
     let mut case = Case::new(graph, PlanConfig::new(2, 300, 300, Mode::Train), 2);
-    case.images.iter_mut().for_each(|v| *v = 1000.0 + *v);
+    case.images.iter_mut().for_each(|v| *v += 1000.0);
     (case.params[0], case.params[1]) = (1.0, 0.0);
     let mut plan = Plan::compile(&case.graph, &case.config).unwrap();
     plan.forward(&case.params, &mut case.buffers.clone(), &case.images, 2).unwrap();

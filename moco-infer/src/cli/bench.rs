@@ -57,7 +57,7 @@ impl Bench {
             None => {
                 let [height, width] = extractor.backbone().fixed_input_size().unwrap_or([224, 224]);
                 let channels = extractor.backbone().card().preprocess.channels;
-                let value = |i: usize| (i * 2_654_435_761 >> 13) as u8;
+                let value = |i: usize| ((i * 2_654_435_761) >> 13) as u8;
                 let image = Image::new(width, height, channels, (0..height * width * channels).map(value).collect())?;
                 let images = vec![image; self.images];
                 (self.images, Box::new(move || extractor.extract(&images).map(drop).map_err(Into::into)))

@@ -83,7 +83,7 @@ fn check(features: &[f32], labels: &[usize], classes: usize) -> Result<usize> {
     if labels.is_empty() {
         return wrong("there is nothing to fit a head on: no labels were given".into());
     }
-    if features.is_empty() || features.len() % labels.len() != 0 {
+    if features.is_empty() || !features.len().is_multiple_of(labels.len()) {
         return wrong(format!("{} feature values do not make equal rows for {} labels", features.len(), labels.len()));
     }
     if classes < 2 {

@@ -40,7 +40,7 @@ impl LinearHead {
     /// [`Error::Invalid`] if a length does not fit, a value is not finite, or `info` names another number of classes.
     pub fn new(weight: Vec<f32>, bias: Vec<f32>, info: HeadInfo) -> Result<LinearHead> {
         let classes = bias.len();
-        if classes == 0 || weight.is_empty() || weight.len() % classes != 0 {
+        if classes == 0 || weight.is_empty() || !weight.len().is_multiple_of(classes) {
             return Err(Error::Invalid(format!(
                 "a linear head needs a weight of classes × dim values and a bias of classes values, got {} and {classes}",
                 weight.len()
@@ -110,7 +110,7 @@ impl LinearHead {
     /// # Errors
     /// [`Error::Invalid`] if `features` is not a whole number of rows.
     pub fn scores(&self, features: &[f32]) -> Result<Vec<f32>> {
-        if features.len() % self.dim != 0 {
+        if !features.len().is_multiple_of(self.dim) {
             return Err(Error::Invalid(format!(
                 "the head reads features of {} values, got {} values in all, which is no whole number of rows",
                 self.dim,
