@@ -65,7 +65,12 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(hint) = recipe.linear_rule_hint() {
         verdicts.hint(hint);
     }
-    judge_queue(recipe.method.queue, dataset.len(), recipe.method.mask_same_image, &mut verdicts);
+    let (queue, images) = (recipe.method.queue, dataset.len());
+    let times = queue as f64 / images as f64;
+    println!("queue    {queue} keys for {images} images: an image is in the queue {times:.2} times");
+    if let Some(hint) = config.queue_hint() {
+        verdicts.hint(hint);
+    }
 
     let need = memory(&config, summary.decoded_bytes)?;
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
@@ -132,18 +137,6 @@ fn print_data(s: &Summary, verdicts: &mut Verdicts) {
         verdicts.hint(format!(
             "{} images are few: expect to need hundreds of epochs, and watch the kNN accuracy or the health reports",
             s.images
-        ));
-    }
-}
-
-fn judge_queue(queue: usize, images: usize, masked: bool, verdicts: &mut Verdicts) {
-    let times = queue as f64 / images as f64;
-    println!("queue    {queue} keys for {images} images: an image is in the queue {times:.2} times");
-    if queue > images && !masked {
-        verdicts.hint(format!(
-            "the queue is larger than the set, so that images become their own negatives: use `--queue {}` or \
-             `--mask-same-image`",
-            (images / 2).max(1)
         ));
     }
 }

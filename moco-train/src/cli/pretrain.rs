@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let (mut config, notes) = RunConfig::resolve(&recipe, &args.data, &dataset, monitor)?;
     config.keep_projector = args.keep_projector;
     let mut watch = Watch::new(args.quiet);
-    if let Some(hint) = config.recipe.linear_rule_hint() {
+    for hint in [config.recipe.linear_rule_hint(), config.queue_hint()].into_iter().flatten() {
         watch.say(&format!("hint: {hint}"));
     }
     notes.iter().for_each(|n| watch.say(n));

@@ -93,6 +93,18 @@ impl RunConfig {
         toml::to_string(self).map_err(|e| Error::Invalid(format!("the configuration cannot be written as TOML: {e}")))
     }
 
+    /// What to do about a queue that holds more keys than there are images, in words.
+    pub fn queue_hint(&self) -> Option<String> {
+        let (queue, images) = (self.recipe.method.queue, self.source.images);
+        (queue > images && !self.recipe.method.mask_same_image).then(|| {
+            format!(
+                "the queue of {queue} keys is larger than the set of {images} images, so that images become their own \
+                 negatives: use `--queue {}` or `--mask-same-image`",
+                (images / 2).max(1)
+            )
+        })
+    }
+
     /// The evaluation transform that belongs to the recipe's views: the centre of the image at the size of a view.
     /// Networks for small images see the whole image, others 224/256 of it as is usual.
     pub fn preprocess(&self) -> PreprocessRule {

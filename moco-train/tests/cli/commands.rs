@@ -41,7 +41,15 @@ fn check_judges_before_a_run() {
     let args =
         ["check", "--arch", "resnet18", "--width", "0.125", "--size", "32", "--batch", "16", "--virtual-ranks", "4"];
     let text = succeed(moco_train().args(args).args(["--queue", "500", "--data"]).arg(photographs()));
-    for part in ["288 images", "12 classes", "queue is larger", "memory", "an epoch", "linear rule", "ready to train"] {
+    for part in [
+        "288 images",
+        "12 classes",
+        "larger than the set of 288 images",
+        "memory",
+        "an epoch",
+        "linear rule",
+        "ready to train",
+    ] {
         assert!(text.contains(part), "`{part}` is missing in\n{text}");
     }
 }
