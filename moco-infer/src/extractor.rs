@@ -36,6 +36,17 @@ pub struct Features {
     pub data: Vec<f32>,
 }
 
+impl Features {
+    /// The values as an array.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the public fields were changed so that they no longer agree.
+    pub fn array(&self) -> Result<ndarray::ArrayViewD<'_, f32>> {
+        ndarray::ArrayViewD::from_shape(&self.shape[..], &self.data)
+            .map_err(|e| Error::Input(format!("{} values as {:?}: {e}", self.data.len(), self.shape)))
+    }
+}
+
 /// Turns images into features. Cheap to clone; shared by any number of threads, which then share its sessions.
 #[derive(Clone)]
 pub struct Extractor {

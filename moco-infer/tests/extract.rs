@@ -89,7 +89,9 @@ fn any_size_gives_vectors_while_maps_must_agree() {
     assert_eq!(pooled.extract(&images).unwrap()[0].shape, [3, 128]);
     let maps = Extractor::new(&backbone, &options(&["c5"], 4, 2)).unwrap();
     assert!(maps.extract(&images).unwrap_err().to_string().contains("c5"));
-    assert_eq!(maps.extract(&images[1..]).unwrap()[0].shape, [2, 128, 5, 6]);
+    let map = maps.extract(&images[1..]).unwrap().remove(0);
+    assert_eq!(map.array().unwrap().dim(), ndarray::IxDyn(&[2, 128, 5, 6]));
+    assert_eq!(map.array().unwrap()[[1, 3, 2, 4]], map.data[((128 + 3) * 5 + 2) * 6 + 4]);
     assert_eq!(pooled.extract(&[]).unwrap()[0].shape, [0, 128]);
 }
 
