@@ -10,7 +10,7 @@ mod norm;
 mod pool;
 mod reference;
 mod rows;
-mod simd;
+pub(crate) mod simd;
 
 use crate::Result;
 use conv::ConvShape;

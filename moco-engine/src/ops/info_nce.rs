@@ -7,6 +7,7 @@
 use rayon::prelude::*;
 
 use crate::kernels::gemm::{Gemm, gemm_serial};
+use crate::kernels::simd::multiversion;
 use crate::{Error, Result};
 
 /// Keys whose similarities are computed at a time: with 128 dimensions a tile of the queue and one of similarities to a
@@ -83,8 +84,9 @@ struct Stripe {
     keys: Vec<f32>,
     /// [n] factor of the step from one maximum to the next.
     rescale: Vec<f32>,
-    /// Σ of the logits that count, and how many they are.
-    total: f64,
+    /// [n] Σ of the logits that count.
+    total: Vec<f64>,
+    /// How many logits count, over all queries.
     count: u64,
 }
 
@@ -140,7 +142,7 @@ pub fn info_nce(inputs: &InfoNceInputs<'_>, d_query: &mut [f32], workspace: &mut
     result.positive_similarity /= n as f64;
     let count: u64 = stripes.iter().map(|s| s.count).sum();
     if count > 0 {
-        let total: f64 = stripes.iter().map(|s| s.total).sum();
+        let total: f64 = stripes.iter().flat_map(|s| &s.total).sum();
         result.negative_similarity = total / count as f64 * f64::from(inputs.temperature);
     }
     Ok(result)
@@ -180,7 +182,9 @@ impl Stripe {
         self.keys.clear();
         self.keys.resize(n * dim, 0.0);
         self.rescale.resize(n, 1.0);
-        (self.total, self.count) = (0.0, 0);
+        self.total.clear();
+        self.total.resize(n, 0.0);
+        self.count = 0;
     }
 
     fn add(&mut self, inputs: &InfoNceInputs<'_>, n: usize, keys: std::ops::Range<usize>) {
@@ -190,28 +194,10 @@ impl Stripe {
         // Transposed, [keys, n]: the few queries are the operand that the product packs.
         gemm_serial(Gemm::new(keys.len(), n, dim).b_transposed(), queue, inputs.query, tile);
 
-        // The division in f64 rounds once, as the reference's division does.
-        let temperature = f64::from(inputs.temperature);
-        for (key, logits) in keys.clone().zip(tile.chunks_exact_mut(n)) {
-            for (i, logit) in logits.iter_mut().enumerate() {
-                if inputs.same_image.is_some_and(|same| same.masks(i, key)) {
-                    *logit = f32::NEG_INFINITY;
-                } else {
-                    *logit = (f64::from(*logit) / temperature) as f32;
-                    self.total += f64::from(*logit);
-                    self.count += 1;
-                }
-            }
-        }
-        for i in 0..n {
-            self.rescale[i] = self.max[i];
-        }
-        for logits in tile.chunks_exact(n) {
-            for (max, logit) in self.max.iter_mut().zip(logits) {
-                // NaN must not be passed over in silence: it makes the sum NaN below.
-                *max = if *logit > *max { *logit } else { *max };
-            }
-        }
+        self.rescale.copy_from_slice(&self.max);
+        let counted = mask(inputs, n, keys, tile);
+        self.count += counted;
+        scale_and_bound(tile, 1.0 / inputs.temperature, &mut self.max, &mut self.total);
         for i in 0..n {
             self.rescale[i] = weight(self.rescale[i], f64::from(self.max[i])) as f32;
             self.sum[i] *= f64::from(self.rescale[i]);
@@ -221,14 +207,77 @@ impl Stripe {
                 keys.iter_mut().for_each(|v| *v *= rescale);
             }
         }
-        for logits in tile.chunks_exact_mut(n) {
-            for ((logit, max), sum) in logits.iter_mut().zip(&self.max).zip(&mut self.sum) {
-                *logit = if *logit == f32::NEG_INFINITY { 0.0 } else { (*logit - max).exp() };
-                *sum += f64::from(*logit);
-            }
-        }
+        exponentials(tile, &self.max, &mut self.sum);
         gemm_serial(Gemm::new(n, dim, tile.len() / n).a_transposed().accumulate(), tile, queue, &mut self.keys);
     }
+}
+
+/// Sets the similarities of keys from the query's own image to −∞ and counts the others.
+fn mask(inputs: &InfoNceInputs<'_>, n: usize, keys: std::ops::Range<usize>, tile: &mut [f32]) -> u64 {
+    let mut counted = tile.len() as u64;
+    if let Some(same) = inputs.same_image {
+        for (key, similarities) in keys.zip(tile.chunks_exact_mut(n)) {
+            for (i, similarity) in similarities.iter_mut().enumerate().filter(|(i, _)| same.masks(*i, key)) {
+                debug_assert!(i < n);
+                *similarity = f32::NEG_INFINITY;
+                counted -= 1;
+            }
+        }
+    }
+    counted
+}
+
+multiversion! {
+    /// Turns rows of similarities to `n` queries into logits; per query the largest so far and the sum of those that
+    /// count.
+    fn scale_and_bound(tile: &mut [f32], scale: f32, max: &mut [f32], total: &mut [f64]) {
+        let n = max.len();
+        let total = &mut total[..n];
+        for logits in tile.chunks_exact_mut(n) {
+            for i in 0..n {
+                let logit = logits[i] * scale;
+                logits[i] = logit;
+                // A NaN is no maximum; it makes the sum of exponentials NaN.
+                max[i] = if logit > max[i] { logit } else { max[i] };
+                total[i] += f64::from(if logit == f32::NEG_INFINITY { 0.0 } else { logit });
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Turns rows of logits into exp(logit − max) and adds them up per query; −∞ becomes 0.
+    fn exponentials(tile: &mut [f32], max: &[f32], sum: &mut [f64]) {
+        let n = max.len();
+        let sum = &mut sum[..n];
+        for logits in tile.chunks_exact_mut(n) {
+            for i in 0..n {
+                let logit = logits[i];
+                let value = if logit == f32::NEG_INFINITY { 0.0 } else { exp(logit - max[i]) };
+                logits[i] = value;
+                sum[i] += f64::from(value);
+            }
+        }
+    }
+}
+
+/// exp(x) for x ≤ 0 in a form that compilers vectorise: 2ⁿ · exp(r) with |r| ≤ ln 2 / 2 and the polynomial of Cephes'
+/// `expf`, within 2 units in the last place. Below −87, where f32 has no normal number left: 0.
+/// NaN stays NaN.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Adding 1.5 · 2²³ leaves the rounded integer in the low bits.
+    const MAGIC: f32 = 12_582_912.0;
+    let shifted = x * std::f32::consts::LOG2_E + MAGIC;
+    let n = shifted - MAGIC;
+    let r = (x - n * (355.0 / 512.0)) + n * 2.121_944_4e-4;
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+        p = p * r + c;
+    }
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
+    let value = (p * r * r + r + 1.0) * power;
+    if x < -87.0 { 0.0 } else { value }
 }
 
 /// exp(from − to), where no key at all (−∞) weighs nothing.
@@ -334,6 +383,17 @@ mod tests {
             let (query, key, queue) = (&query[..], &key[..], &queue[..]);
             assert_is_reference(&InfoNceInputs { query, key, queue, dim, temperature, same_image: None });
         }
+    }
+
+    #[test]
+    fn exp_is_accurate_to_two_units_in_the_last_place() {
+        for i in 0..870_000 {
+            let x = -(i as f32) * 1e-4;
+            let (got, expected) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((got - expected).abs() <= 2.0 * f64::from(f32::EPSILON) * expected, "{x}: {got} {expected}");
+        }
+        assert_eq!((exp(0.0), exp(-100.0), exp(f32::NEG_INFINITY)), (1.0, 0.0, 0.0));
+        assert!(exp(f32::NAN).is_nan());
     }
 
     #[test]
