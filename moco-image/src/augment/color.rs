@@ -1,6 +1,6 @@
 //! Colour operations of PIL's ImageEnhance and ImageOps, value for value.
 
-use super::planes::{CHUNK, for_planes, split_planes};
+use super::planes::{CHUNK, PlaneOp, Planes, for_planes, split_planes};
 use crate::Image;
 
 /// PIL's luma of an RGB pixel: ITU-R 601-2 in 16-bit fixed point.
@@ -91,17 +91,21 @@ impl pulp::NullaryFnOnce for Saturation<'_> {
 
     #[inline(always)]
     fn call(self) {
-        for_planes(self.0, |planes| {
-            let mut grey = [0; CHUNK];
+        for_planes(self.0, &BlendWithGrey(self.1));
+    }
+}
+
+struct BlendWithGrey(f32);
+
+impl PlaneOp for BlendWithGrey {
+    #[inline(always)]
+    fn change(&self, planes: &mut Planes) {
+        let grey = grey(planes);
+        for plane in planes {
             for i in 0..CHUNK {
-                grey[i] = luma(planes[0][i], planes[1][i], planes[2][i]);
+                plane[i] = blend(grey[i], plane[i], self.0);
             }
-            for plane in planes {
-                for i in 0..CHUNK {
-                    plane[i] = blend(grey[i], plane[i], self.1);
-                }
-            }
-        });
+        }
     }
 }
 
@@ -112,12 +116,24 @@ impl pulp::NullaryFnOnce for Grayscale<'_> {
 
     #[inline(always)]
     fn call(self) {
-        for_planes(self.0, |planes| {
-            let mut grey = [0; CHUNK];
-            for i in 0..CHUNK {
-                grey[i] = luma(planes[0][i], planes[1][i], planes[2][i]);
-            }
-            *planes = [grey; 3];
-        });
+        for_planes(self.0, &RepeatGrey);
     }
+}
+
+struct RepeatGrey;
+
+impl PlaneOp for RepeatGrey {
+    #[inline(always)]
+    fn change(&self, planes: &mut Planes) {
+        *planes = [grey(planes); 3];
+    }
+}
+
+#[inline(always)]
+fn grey([red, green, blue]: &Planes) -> [u8; CHUNK] {
+    let mut grey = [0; CHUNK];
+    for i in 0..CHUNK {
+        grey[i] = luma(red[i], green[i], blue[i]);
+    }
+    grey
 }

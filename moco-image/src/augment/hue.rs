@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::planes::{CHUNK, Planes, for_planes};
+use super::planes::{CHUNK, PlaneOp, Planes, for_planes};
 use crate::Image;
 
 /// Shifts the hue by `turns` (−0.5 to 0.5); nothing on images that are not RGB.
@@ -84,7 +84,16 @@ impl pulp::NullaryFnOnce for Shift<'_> {
 
     #[inline(always)]
     fn call(self) {
-        for_planes(self.pixels, |planes| shift_planes(planes, self.shift, self.tables));
+        for_planes(self.pixels, &ShiftPlanes(self.shift, self.tables));
+    }
+}
+
+struct ShiftPlanes<'a>(u8, &'a Tables);
+
+impl PlaneOp for ShiftPlanes<'_> {
+    #[inline(always)]
+    fn change(&self, planes: &mut Planes) {
+        shift_planes(planes, self.0, self.1);
     }
 }
 

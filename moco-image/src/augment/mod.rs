@@ -14,7 +14,7 @@ pub use color::luma;
 pub use config::{AugmentConfig, AugmentParams, CropBox, PixelOp, Step};
 pub(crate) use normalise::{NormaliseTables, write_normalised};
 
-use crate::resize::{Coefficients, resized_crop_into};
+use crate::resize::{Coefficients, LANES, resized_crop_into};
 use crate::{Error, Filter, Image, Layout, Result, Rng};
 
 /// Buffers that are kept from image to image, so that nothing is allocated once they have grown.
@@ -22,7 +22,7 @@ use crate::{Error, Filter, Image, Layout, Result, Rng};
 pub struct Scratch {
     pub(crate) image: Image,
     pub(crate) rows: Vec<u8>,
-    pub(crate) block: Vec<[i32; 8]>,
+    pub(crate) block: Vec<[u8; LANES]>,
     pub(crate) horizontal: Coefficients,
     pub(crate) vertical: Coefficients,
     pub(crate) normalise: NormaliseTables,

@@ -6,22 +6,23 @@ pub(super) const CHUNK: usize = 64;
 /// Red, green, blue.
 pub(super) type Planes = [[u8; CHUNK]; 3];
 
-/// Lets `change` alter all pixels; the last, partial chunk is filled up with black.
+/// What is done to each chunk. A trait and no closure: the method must be `#[inline(always)]` to be compiled with the
+/// instruction set of the loop around it.
+pub(super) trait PlaneOp {
+    /// Alters the pixels of a chunk.
+    fn change(&self, planes: &mut Planes);
+}
+
+/// Applies the operation to all pixels; the last, partial chunk is filled up with black.
 #[inline(always)]
-pub(super) fn for_planes(pixels: &mut [u8], mut change: impl FnMut(&mut Planes)) {
-    let (chunks, rest) = pixels.as_chunks_mut::<{ 3 * CHUNK }>();
-    for chunk in chunks {
-        let mut planes = split_planes(chunk);
-        change(&mut planes);
-        join_planes(&planes, chunk);
-    }
-    if !rest.is_empty() {
-        let mut chunk = [0; 3 * CHUNK];
-        chunk[..rest.len()].copy_from_slice(rest);
-        let mut planes = split_planes(&chunk);
-        change(&mut planes);
-        join_planes(&planes, &mut chunk);
-        rest.copy_from_slice(&chunk[..rest.len()]);
+pub(super) fn for_planes(pixels: &mut [u8], op: &impl PlaneOp) {
+    for chunk in pixels.chunks_mut(3 * CHUNK) {
+        let mut buffer = [0; 3 * CHUNK];
+        buffer[..chunk.len()].copy_from_slice(chunk);
+        let mut planes = split_planes(&buffer);
+        op.change(&mut planes);
+        join_planes(&planes, &mut buffer);
+        chunk.copy_from_slice(&buffer[..chunk.len()]);
     }
 }
 

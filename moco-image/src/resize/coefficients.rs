@@ -12,6 +12,7 @@ pub(crate) struct Coefficients {
     count: Vec<usize>,
     weights: Vec<i32>, // [outputs, taps]
     taps: usize,
+    widest: usize,
     exact: Vec<f64>,
 }
 
@@ -44,6 +45,7 @@ impl Coefficients {
             self.first.push(first);
             self.count.push(count);
         }
+        self.widest = self.count.iter().copied().max().unwrap_or(0);
     }
 
     /// Number of outputs.
@@ -57,6 +59,18 @@ impl Coefficients {
     pub fn at(&self, i: usize) -> (usize, &[i32]) {
         let start = i * self.taps;
         (self.first[i], &self.weights[start..start + self.count[i]])
+    }
+
+    /// As [`Coefficients::at`], with as many weights for each output, of which the last may be 0.
+    #[inline(always)]
+    pub fn padded(&self, i: usize) -> (usize, &[i32]) {
+        let start = i * self.taps;
+        (self.first[i], &self.weights[start..start + self.widest])
+    }
+
+    /// The most weights an output has.
+    pub fn widest(&self) -> usize {
+        self.widest
     }
 
     /// The input positions that all outputs together read.

@@ -8,6 +8,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use coefficients::Coefficients;
+pub(crate) use passes::LANES;
 
 use crate::{CropBox, Error, Image, Result, Scratch};
 

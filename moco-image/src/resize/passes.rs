@@ -117,7 +117,7 @@ fn horizontal_rows<'s>(
     source: impl Fn(usize) -> &'s [u8],
     rows: usize,
     coefficients: &Coefficients,
-    block: &mut Vec<[i32; LANES]>,
+    block: &mut Vec<[u8; LANES]>,
     target: &mut [u8],
     target_stride: usize,
 ) {
@@ -128,20 +128,21 @@ fn horizontal_rows<'s>(
         let target = &mut target[y * target_stride..];
         let pass = HorizontalPass { channels, rows, from, coefficients, block, target, target_stride };
         match channels {
-            1 => pass.run::<1, 8>(|r| source(y + r)),
-            3 => pass.run::<3, 2>(|r| source(y + r)),
+            1 => pass.run::<1, 32>(|r| source(y + r)),
+            3 => pass.run::<3, 8>(|r| source(y + r)),
             _ => pass.plain(|r| source(y + r)),
         }
     }
 }
 
-const LANES: usize = 8;
+/// Values of a block side by side: eight rows of RGB (and a spare value each), or 32 rows of grey.
+pub(crate) const LANES: usize = 32;
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
 fn rows_per_block(channels: usize) -> usize {
     match channels {
-        1 => 8,
-        3 => 2,
+        1 => 32,
+        3 => 8,
         _ => 1,
     }
 }
@@ -164,13 +165,13 @@ struct HorizontalPass<'a> {
     rows: usize,
     from: usize,
     coefficients: &'a Coefficients,
-    block: &'a mut Vec<[i32; LANES]>,
+    block: &'a mut Vec<[u8; LANES]>,
     target: &'a mut [u8],
     target_stride: usize,
 }
 
 impl<'a> HorizontalPass<'a> {
-    /// `R` rows of `C` channels; each row takes `8 / R` lanes.
+    /// `R` rows of `C` channels; each row takes `LANES / R` lanes.
     fn run<'s, const C: usize, const R: usize>(self, source: impl Fn(usize) -> &'s [u8]) {
         // A missing row repeats the last one and is not written.
         let sources: [&[u8]; R] = std::array::from_fn(|r| source(r.min(self.rows - 1)));
@@ -209,31 +210,36 @@ impl<const C: usize, const R: usize> pulp::NullaryFnOnce for HorizontalKernel<'_
         let HorizontalPass { rows, from, coefficients, block, target, target_stride, .. } = self.pass;
         let lanes = LANES / R;
         let pixels = self.sources[0].len() / C;
-        block.resize(pixels.max(block.len()), [0; LANES]);
-        let block = &mut block[..pixels];
-        let mut sources = self.sources.map(|s| s.chunks_exact(C));
-        for cell in block.iter_mut() {
-            for r in 0..R {
-                if let Some(pixel) = sources[r].next() {
-                    for c in 0..C {
-                        cell[r * lanes + c] = i32::from(pixel[c]);
-                    }
+        // The widest kernel may reach past the last pixel, with weights of 0. Results are gathered as blocks too: sums
+        // that are taken apart value by value keep the compiler from using vectors.
+        let inputs = pixels + coefficients.widest();
+        block.resize((inputs + coefficients.len()).max(block.len()), [0; LANES]);
+        let (inputs, results) = block.split_at_mut(inputs);
+        for (x, cell) in inputs[..pixels].iter_mut().enumerate() {
+            for (r, source) in self.sources.iter().enumerate() {
+                // All of the row's lanes at once: the spare one gets the next pixel's first value, which nobody reads.
+                match source.get(x * C..x * C + lanes) {
+                    Some(values) => cell[r * lanes..(r + 1) * lanes].copy_from_slice(values),
+                    None => cell[r * lanes..r * lanes + C].copy_from_slice(&source[x * C..]),
                 }
             }
         }
-        for x in 0..coefficients.len() {
-            let (first, weights) = coefficients.at(x);
+        for (x, result) in results[..coefficients.len()].iter_mut().enumerate() {
+            let (first, weights) = coefficients.padded(x);
             let mut sum = [HALF; LANES];
-            for (cell, &w) in block[first - from..].iter().zip(weights) {
+            for (cell, &w) in inputs[first - from..].iter().zip(weights) {
                 for lane in 0..LANES {
-                    sum[lane] += cell[lane] * w;
+                    sum[lane] += i32::from(cell[lane]) * w;
                 }
             }
-            for r in 0..rows {
-                let at = r * target_stride + x * C;
-                for c in 0..C {
-                    target[at + c] = clip8(sum[r * lanes + c]);
-                }
+            for lane in 0..LANES {
+                result[lane] = clip8(sum[lane]);
+            }
+        }
+        for r in 0..rows {
+            let target = target[r * target_stride..].chunks_exact_mut(C);
+            for (pixel, result) in target.zip(&results[..coefficients.len()]) {
+                pixel.copy_from_slice(&result[r * lanes..r * lanes + C]);
             }
         }
     }
