@@ -272,7 +272,7 @@ fn exp(x: f32) -> f32 {
     let n = shifted - MAGIC;
     let r = (x - n * (355.0 / 512.0)) + n * 2.121_944_4e-4;
     let mut p = 1.987_569_1e-4;
-    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         p = p * r + c;
     }
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
