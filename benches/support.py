@@ -51,6 +51,7 @@ def machine():
 def save(name, rows):
     """Writes benches/results/<name>.json."""
     path = ROOT / "benches" / "results" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine(), "command": " ".join(sys.argv), "rows": rows}, indent=1) + "\n")
     print(f"saved: {path}")
 

@@ -97,7 +97,13 @@ fn open(path: &Path) -> std::result::Result<(Environment, PathBuf), String> {
     if path.components().count() > 1 && !path.is_file() {
         return Err("is not a file".into());
     }
-    let builder = ort::init_from(path).map_err(|e| e.to_string())?;
+    let builder = ort::init_from(path).map_err(|e| match &e {
+        // The loader's own words (missing file, wrong architecture) are only in the source.
+        ort::LoadDynamicError::Dlopen { error, .. } => {
+            std::error::Error::source(error).map_or_else(|| error.to_string(), |reason| reason.to_string())
+        }
+        _ => e.to_string(),
+    })?;
     let environment = builder.with_name("moco").with_telemetry(false).build().map_err(|e| e.to_string())?;
     Ok((environment, path.to_owned()))
 }
@@ -105,7 +111,7 @@ fn open(path: &Path) -> std::result::Result<(Environment, PathBuf), String> {
 fn candidates() -> Vec<PathBuf> {
     let mut folders = Vec::new();
     let executable = std::env::current_exe().ok();
-    for module in own_module().into_iter().chain(executable) {
+    for module in own_module().filter(|m| has_folder(m)).into_iter().chain(executable) {
         // Symlinks first as they stand, then resolved: a package may link into its own lib folder.
         for module in [Some(module.clone()), module.canonicalize().ok()].into_iter().flatten() {
             if let Some(folder) = module.parent() {
@@ -126,6 +132,12 @@ fn candidates() -> Vec<PathBuf> {
         }
     }
     paths
+}
+
+/// Whether a module's path says where it lies. For a program found through PATH dladdr gives only its bare name, which
+/// would make its folder the current one: a library must never be taken from there.
+fn has_folder(module: &Path) -> bool {
+    module.parent().is_some_and(|folder| !folder.as_os_str().is_empty())
 }
 
 /// The library in a folder, or the path itself.
@@ -178,6 +190,12 @@ mod tests {
         assert!(error.contains(&path.display().to_string()), "{error}");
         let error = load(Some(folder.path().join("absent.so").as_path())).err().unwrap().to_string();
         assert!(error.contains("absent.so") && error.contains("not a file"), "{error}");
+    }
+
+    #[test]
+    fn a_bare_program_name_says_nothing_about_its_folder() {
+        assert!(!has_folder(Path::new("moco-infer")));
+        assert!(has_folder(Path::new("./moco-infer")) && has_folder(Path::new("/usr/lib/libmoco.so.0")));
     }
 
     #[test]
