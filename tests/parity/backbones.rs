@@ -14,6 +14,10 @@ use moco_tests::tolerance::{FEATURES, Findings, GRADIENTS, RelativeL2, TIMES_TOR
 /// Relative error of an f32 sum of the few hundred to few thousand products of a convolution.
 const F32_SUMS: f64 = 5e-7;
 
+/// Beyond this no flipped ReLU is an excuse: pooled features, running statistics, gradients. A wrong kernel is off by
+/// about 1, PyTorch's f32 by up to 0.03 in the gradients of the recorded bottleneck networks.
+const LOOSEST: [f64; 3] = [1e-3, 1e-3, 0.1];
+
 /// Compares everything in a recording of a backbone: what it names and this does not know is an error.
 pub fn check(path: &Path) -> Result<String, String> {
     let file = Reference::open(path)?;
@@ -88,8 +92,8 @@ impl Recording<'_> {
         let mut bounds = strict;
         for seed in 0..2 {
             let moved = self.train_exactly(ReferenceKernels::with_noise(F32_SUMS, seed))?;
-            for (bound, chance) in bounds.iter_mut().zip(self.distances(&moved)?.worst()) {
-                *bound = bound.max(TIMES_TORCH * chance);
+            for ((bound, chance), loosest) in bounds.iter_mut().zip(self.distances(&moved)?.worst()).zip(LOOSEST) {
+                *bound = bound.max((TIMES_TORCH * chance).min(loosest));
             }
         }
         off.bound("(bounds: 10 times what rounding does) ", bounds, findings);
