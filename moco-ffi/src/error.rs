@@ -78,6 +78,10 @@ impl From<moco_infer::Error> for moco_error {
                 let message = format!("{}: {}", path.display(), error.message.to_string_lossy());
                 moco_error::new(error.code, message)
             }
+            E::ImageAt { index, source } => {
+                let error = moco_error::from(source);
+                moco_error::new(error.code, format!("image {index}: {}", error.message.to_string_lossy()))
+            }
             E::Io { .. } => moco_error::new(moco_code::Io, error.to_string()),
             E::Input(_) => moco_error::argument(error.to_string()),
             E::Runtime(_) | E::Session(_) => moco_error::new(moco_code::Runtime, error.to_string()),

@@ -23,7 +23,15 @@ pub enum Error {
         /// What is wrong with it.
         source: moco_image::Error,
     },
-    /// An image in memory that cannot be decoded or prepared.
+    /// One of several images in memory that cannot be decoded or prepared.
+    #[error("image {index}: {source}")]
+    ImageAt {
+        /// Its place among the images of the call, from 0.
+        index: usize,
+        /// What is wrong with it.
+        source: moco_image::Error,
+    },
+    /// An image that cannot be prepared.
     #[error(transparent)]
     Image(#[from] moco_image::Error),
     /// Options or inputs that contradict each other.

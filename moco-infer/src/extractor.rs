@@ -101,11 +101,12 @@ impl Extractor {
     /// make them equal, vectors are still fine, while maps must come out in one size.
     ///
     /// # Errors
-    /// [`Error::Image`] for an image that the card's rule does not accept, [`Error::Input`] for maps of different
+    /// [`Error::ImageAt`] for an image that the card's rule does not accept, [`Error::Input`] for maps of different
     /// sizes, [`Error::Session`].
     pub fn extract(&self, images: &[Image]) -> Result<Vec<Features>> {
         let inner = &*self.inner;
-        let sizes: Vec<_> = images.iter().map(|i| inner.input_size(i)).collect::<Result<_>>()?;
+        let size = |(index, image)| inner.input_size(image).map_err(|source| Error::ImageAt { index, source });
+        let sizes: Vec<_> = images.iter().enumerate().map(size).collect::<Result<_>>()?;
         let shapes = inner.common_shapes(&sizes)?;
         let mut features: Vec<Features> = inner
             .taps
@@ -134,18 +135,23 @@ impl Extractor {
     /// Features of encoded images (JPEG, PNG), as [`Extractor::extract`].
     ///
     /// # Errors
-    /// As [`Extractor::extract`]; [`Error::Image`] for bytes that cannot be decoded.
+    /// As [`Extractor::extract`]; [`Error::ImageAt`] for bytes that cannot be decoded.
     pub fn extract_encoded(&self, images: &[&[u8]]) -> Result<Vec<Features>> {
         let inner = &*self.inner;
         let images = inner.in_parallel(images.len(), |i| moco_image::decode(images[i], &inner.limits));
-        self.extract(&images.into_iter().collect::<std::result::Result<Vec<_>, _>>()?)
+        let numbered = images.into_iter().enumerate();
+        let images: Result<Vec<Image>> =
+            numbered.map(|(index, image)| image.map_err(|source| Error::ImageAt { index, source })).collect();
+        self.extract(&images?)
     }
 }
 
 impl Inner {
-    /// Height and width of an image after preprocessing.
-    pub(crate) fn input_size(&self, image: &Image) -> Result<(usize, usize)> {
-        Ok(self.backbone.card().preprocess.output_size((image.height(), image.width()))?)
+    /// Height and width after preprocessing of an image that the card's rule accepts.
+    pub(crate) fn input_size(&self, image: &Image) -> moco_image::Result<(usize, usize)> {
+        let rule = &self.backbone.card().preprocess;
+        rule.accepts(image.channels())?;
+        rule.output_size((image.height(), image.width()))
     }
 
     /// Shapes of the taps for an input of `(height, width)`.

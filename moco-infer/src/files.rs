@@ -83,12 +83,18 @@ impl Extractor {
         let next = AtomicUsize::new(0);
         let stop = AtomicBool::new(false);
         let (sender, receiver) = bounded::<Result<Vec<FileRow>>>(2 * inner.threads);
+        // A batch is begun against a permit that comes back when it is handed over, so that one slow file cannot make
+        // the others pile up behind it.
+        let (give_permit, permits) = bounded::<()>(4 * inner.threads);
+        for _ in 0..4 * inner.threads {
+            give_permit.send(()).expect("the channel has room for every permit and its receiver is held here");
+        }
         std::thread::scope(|scope| {
             for _ in 0..inner.threads.min(paths.len()) {
-                let sender = sender.clone();
+                let (sender, permits) = (sender.clone(), permits.clone());
                 let (next, stop) = (&next, &stop);
                 scope.spawn(move || {
-                    while !stop.load(Ordering::Relaxed) {
+                    while permits.recv().is_ok() && !stop.load(Ordering::Relaxed) {
                         let start = next.fetch_add(batch, Ordering::Relaxed);
                         if start >= paths.len() {
                             return;
@@ -101,10 +107,15 @@ impl Extractor {
                 });
             }
             drop(sender);
-            let result = in_order(receiver.iter(), sink);
+            let result = in_order(receiver.iter(), &mut |row| {
+                if (row.index + 1).is_multiple_of(batch) {
+                    let _ = give_permit.try_send(());
+                }
+                sink(row)
+            });
             stop.store(true, Ordering::Relaxed);
-            // Threads that wait for room in the channel must find it closed.
-            drop(receiver);
+            // Threads that wait for room or for a permit must find the channels closed.
+            drop((receiver, give_permit));
             result
         })
     }
@@ -144,10 +155,7 @@ impl Inner {
 
     /// Input size of an image that the rule and the network accept, so that one bad image cannot fail its batch.
     fn accepted_size(&self, image: &Image, path: &std::path::Path) -> Result<(usize, usize)> {
-        let in_file = |source| Error::File { path: path.to_owned(), source };
-        let rule = &self.backbone.card().preprocess;
-        rule.accepts(image.channels()).map_err(in_file)?;
-        let size = rule.output_size((image.height(), image.width())).map_err(in_file)?;
+        let size = self.input_size(image).map_err(|source| Error::File { path: path.to_owned(), source })?;
         self.shapes(size).map_err(|e| Error::Input(format!("{}: {e}", path.display())))?;
         Ok(size)
     }

@@ -99,7 +99,8 @@ fn library() -> &'static Path {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let target = folder.parent().unwrap();
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "-p", "moco-ffi", "--lib"]).args(profile).arg("--target-dir").arg(target);
+        // The same packages as `cargo xtask test` builds: others would be compiled again with other features.
+        build.args(["build", "--quiet", "--workspace", "--exclude", "xtask"]).args(profile).arg("--target-dir").arg(target);
         success(build.current_dir(root()));
         assert!(folder.join("libmoco.so").is_file());
         // Programs ask for the name by which the library is installed.

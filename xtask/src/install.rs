@@ -18,7 +18,7 @@ pub fn run(prefix: &Path) -> Result<()> {
 /// Builds what is installed.
 pub fn build() -> Result<()> {
     shell::step("release build");
-    shell::run(&mut shell::cargo(&["build", "--release", "-p", "moco-train", "-p", "moco-infer", "-p", "moco-ffi"])?)
+    shell::run(&mut shell::cargo(&["build", "--release", "--workspace", "--exclude", "xtask"])?)
 }
 
 /// Installs what has been built.

@@ -42,15 +42,15 @@ impl Bench {
                 let files = image_files(folder)?;
                 let n = files.len();
                 let pass = move || {
-                    let mut failed = None;
-                    extractor.stream_files(&files, &mut |row| match row.features {
-                        Ok(_) => ControlFlow::Continue(()),
-                        Err(error) => {
-                            failed = Some(error);
-                            ControlFlow::Break(())
-                        }
+                    let mut unreadable = Vec::new();
+                    extractor.stream_files(&files, &mut |row| {
+                        unreadable.extend(row.features.err());
+                        ControlFlow::Continue(())
                     })?;
-                    failed.map_or(Ok(()), |error| Err(error.into()))
+                    match unreadable.first() {
+                        Some(first) => bail!("{} of the images cannot be used, the first: {first}", unreadable.len()),
+                        None => Ok(()),
+                    }
                 };
                 (n, Box::new(pass))
             }

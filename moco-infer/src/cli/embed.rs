@@ -25,7 +25,7 @@ pub struct Embed {
     dir: PathBuf,
     #[command(flatten)]
     extraction: Extraction,
-    /// feats.npy (one tap, f32) or feats.safetensors (any number of taps).
+    /// feats.npy (one tap, f32) or feats.safetensors (any number of taps, all held in memory).
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Give up after this many images that cannot be read.
@@ -150,5 +150,6 @@ fn beside(out: &Path, suffix: &str) -> PathBuf {
 }
 
 fn relative(file: &Path, dir: &Path) -> String {
-    file.strip_prefix(dir).unwrap_or(file).display().to_string()
+    // One line a file, whatever its name.
+    file.strip_prefix(dir).unwrap_or(file).display().to_string().replace('\n', "\\n")
 }
