@@ -100,7 +100,11 @@ fn library() -> &'static Path {
         let target = folder.parent().unwrap();
         let mut build = Command::new(cargo);
         // The same packages as `cargo xtask test` builds: others would be compiled again with other features.
-        build.args(["build", "--quiet", "--workspace", "--exclude", "xtask"]).args(profile).arg("--target-dir").arg(target);
+        build
+            .args(["build", "--quiet", "--workspace", "--exclude", "xtask"])
+            .args(profile)
+            .arg("--target-dir")
+            .arg(target);
         success(build.current_dir(root()));
         assert!(folder.join("libmoco.so").is_file());
         // Programs ask for the name by which the library is installed.
