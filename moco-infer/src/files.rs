@@ -128,7 +128,7 @@ impl Inner {
         let mut images: BTreeMap<(usize, usize), Vec<(usize, Image)>> = BTreeMap::new();
         for index in range {
             let decoded = decode_file(&paths[index], &self.limits)
-                .map_err(|source| Error::File { path: paths[index].clone(), source })
+                .map_err(Error::from) // names the file already
                 .and_then(|image| Ok((self.accepted_size(&image, &paths[index])?, image)));
             match decoded {
                 Ok((size, image)) => images.entry(size).or_default().push((index, image)),

@@ -235,6 +235,12 @@ fn run_linear(args: &LinearArgs) -> Result<()> {
         bail!("{} exists already and is not overwritten: give another --save", path.display());
     }
     let subject = Subject::open(common)?;
+    if subject.test.is_none() {
+        bail!(
+            "{}: no images are held out; give --test DIR, or a folder with `train` and `test` inside",
+            common.data.display()
+        );
+    }
     let options = FitOptions {
         epochs: args.epochs,
         learning_rate: args.lr,
@@ -251,12 +257,7 @@ fn run_linear(args: &LinearArgs) -> Result<()> {
         features(graph, &weights, data, rule, &extraction, told)
     };
     let (train, test) = subject.features("features", &mut source)?;
-    let Some(test) = test else {
-        bail!(
-            "{}: no images are held out; give --test DIR, or a folder with `train` and `test` inside",
-            common.data.display()
-        );
-    };
+    let test = test.expect("its absence was refused above");
     let bar = bar(1, "head")?;
     let (head, report) = linear_probe(&train, &test, &options, &mut |p| {
         let sweep = if p.phase == Phase::Sweep { 0 } else { usize::from(options.learning_rate == 0.0) * p.epochs };
