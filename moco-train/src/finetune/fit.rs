@@ -129,7 +129,7 @@ impl Scale {
         // A feature that never changes says nothing; its deviation of 0 must not become an infinity.
         let inverse = |(j, s): (usize, &f64)| {
             let deviation = (s / n - mean[j] * mean[j]).max(0.0).sqrt();
-            if deviation > 1e-6 * (1.0 + mean[j].abs()) { (1.0 / deviation) as f32 } else { 0.0 }
+            if deviation > 1e-6 * mean[j].abs() { (1.0 / deviation) as f32 } else { 0.0 }
         };
         let inverse_deviation = squares.iter().enumerate().map(inverse).collect();
         Scale { mean: mean.into_iter().map(|m| m as f32).collect(), inverse_deviation }
@@ -157,14 +157,25 @@ impl Scale {
 
 /// The best learning rate on a held-out part and how all did.
 fn choose_rate(data: &Data, options: &FitOptions, progress: &mut Progress<'_>) -> Result<(f32, Vec<(f32, f32)>)> {
-    let (kept, held_out) = split(data, options);
+    let (kept, mut held_out) = split(data, options);
+    if held_out.is_empty() {
+        // One example a class: there is nothing but the training features to judge by.
+        held_out.clone_from(&kept);
+    }
     let trained = train(data, &kept, &SWEPT_LEARNING_RATES, options, Phase::Sweep, progress)?;
     let mut sweep = Vec::new();
     for (i, &rate) in SWEPT_LEARNING_RATES.iter().enumerate() {
         let (weight, bias) = trained.head(i, data)?;
         let finite = weight.iter().chain(&bias).all(|x| x.is_finite());
-        sweep.push((rate, if finite { accuracy(data, &held_out, &weight, &bias) } else { 0.0 }));
+        sweep.push((rate, if finite { accuracy(data, &held_out, &weight, &bias) } else { -1.0 }));
     }
+    if sweep.iter().all(|(_, accuracy)| *accuracy < 0.0) {
+        return Err(Error::Invalid(
+            "the fit diverged with every learning rate of the sweep; are the features far too large? standardise them"
+                .into(),
+        ));
+    }
+    sweep.iter_mut().for_each(|(_, accuracy)| *accuracy = accuracy.max(0.0));
     // Of equals the middle one: the edges of a plateau are nearer to failure.
     let best = sweep.iter().map(|(_, a)| *a).fold(0.0, f32::max);
     let plateau: Vec<f32> = sweep.iter().filter(|(_, a)| *a == best).map(|(rate, _)| *rate).collect();
@@ -382,6 +393,15 @@ mod tests {
         assert!(refused(&[1.0, f32::NAN], &[0, 1], 2).contains("row 1 is NaN"));
         assert!(refused(&[], &[], 2).contains("no labels"));
         assert!(refused(&[1.0], &[0], 1).contains("at least 2 classes"));
+    }
+
+    #[test]
+    fn tiny_features_and_one_example_a_class_are_fine() {
+        let (x, labels) = (vec![1e-9, 0.0, 0.0, 1e-9], vec![0, 1]);
+        let (head, report) =
+            LinearHead::fit(&x, &labels, 2, HeadInfo::default(), &FitOptions::default(), &mut go_on).unwrap();
+        assert_eq!(head.predict(&x).unwrap(), labels);
+        assert!(report.sweep.iter().any(|(_, accuracy)| *accuracy == 1.0), "{:?}", report.sweep);
     }
 
     #[test]
