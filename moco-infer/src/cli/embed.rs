@@ -9,9 +9,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use moco_infer::image_files;
+use moco_models::write_atomically;
 
 use super::Extraction;
-use super::spool::{Spool, write_npy, write_safetensors, write_text};
+use super::spool::{Spool, write_npy, write_safetensors};
 
 /// Writes the features of all images below DIR, and beside them the list of their files.
 ///
@@ -98,9 +99,9 @@ impl Embed {
             );
         }
 
-        write_text(&kept, &files_txt)?;
+        write_atomically(&files_txt, |out| out.write_all(kept.as_bytes()))?;
         if n_skipped > 0 {
-            write_text(&skipped, &skipped_txt)?;
+            write_atomically(&skipped_txt, |out| out.write_all(skipped.as_bytes()))?;
         } else if skipped_txt.exists() {
             std::fs::remove_file(&skipped_txt).with_context(|| skipped_txt.display().to_string())?;
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use moco_models::weights::{TensorOut, save_safetensors};
+use moco_models::write_atomically;
 use npyz::WriterBuilder;
 
 /// Rows of one tap.
@@ -55,21 +56,17 @@ impl Spool {
 
 /// Writes one tap as a NumPy array [rows, …] of f32, whole or not at all.
 pub fn write_npy(spool: Spool, target: &Path) -> Result<()> {
-    let mut out = tempfile::NamedTempFile::new_in(folder(target))?;
-    {
-        let shape: Vec<u64> = spool.shape().iter().map(|&n| n as u64).collect();
-        let options = npyz::WriteOptions::<f32>::new().default_dtype().shape(&shape);
-        let mut writer = options.writer(BufWriter::new(out.as_file_mut())).begin_nd()?;
-        let mut values = spool.rewind()?;
+    let shape: Vec<u64> = spool.shape().iter().map(|&n| n as u64).collect();
+    let mut values = spool.rewind()?;
+    write_atomically(target, |out| {
+        let mut writer = npyz::WriteOptions::<f32>::new().default_dtype().shape(&shape).writer(out).begin_nd()?;
         let mut bytes = [0; 4];
         for _ in 0..shape.iter().product::<u64>() {
             values.read_exact(&mut bytes)?;
             writer.push(&f32::from_le_bytes(bytes))?;
         }
-        writer.finish()?;
-    }
-    out.as_file().sync_all()?;
-    out.persist(target)?;
+        writer.finish()
+    })?;
     Ok(())
 }
 
@@ -89,15 +86,6 @@ pub fn write_safetensors(
     }
     let tensors: Vec<_> = taps.iter().map(|(tap, shape, values)| TensorOut::f32(tap.clone(), shape, values)).collect();
     Ok(save_safetensors(target, &tensors, metadata)?)
-}
-
-/// Writes a text file, whole or not at all.
-pub fn write_text(text: &str, target: &Path) -> Result<()> {
-    let mut out = tempfile::NamedTempFile::new_in(folder(target))?;
-    out.write_all(text.as_bytes())?;
-    out.as_file().sync_all()?;
-    out.persist(target)?;
-    Ok(())
 }
 
 fn folder(target: &Path) -> &Path {
