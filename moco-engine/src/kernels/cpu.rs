@@ -52,9 +52,17 @@ impl Default for CpuKernels {
 impl Kernels for CpuKernels {
     type Buffer = Vec<f32>;
     type View = [f32];
+    type Map = Vec<f32>;
+    type MapView = [f32];
     type Bytes = Vec<u8>;
 
+    const MAP_VALUE_BYTES: usize = size_of::<f32>();
+
     fn buffer(&self, len: usize) -> Result<Vec<f32>> {
+        zeroed(len)
+    }
+
+    fn map(&self, len: usize) -> Result<Vec<f32>> {
         zeroed(len)
     }
 
@@ -72,6 +80,14 @@ impl Kernels for CpuKernels {
 
     fn len(view: &[f32]) -> usize {
         view.len()
+    }
+
+    fn map_view(map: &Vec<f32>, len: usize) -> &[f32] {
+        &map[..len]
+    }
+
+    fn map_view_mut(map: &mut Vec<f32>, len: usize) -> &mut [f32] {
+        &mut map[..len]
     }
 
     fn enter<R: Send>(run: impl FnOnce() -> R + Send) -> R {
@@ -110,6 +126,18 @@ impl Kernels for CpuKernels {
         self.merge = zeroed(self.needs.merge)?;
         self.image_group = zeroed(self.needs.images)?;
         Ok(())
+    }
+
+    fn load(&mut self, from: &[f32], to: &mut [f32], accumulate: bool) {
+        if accumulate {
+            self.add_assign(from, to);
+        } else {
+            self.copy(from, to);
+        }
+    }
+
+    fn store(&mut self, from: &[f32], to: &mut [f32]) {
+        self.copy(from, to);
     }
 
     fn copy(&mut self, from: &[f32], to: &mut [f32]) {

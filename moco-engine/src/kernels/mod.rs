@@ -22,16 +22,27 @@ pub use reference::ReferenceKernels;
 /// Everything a [`Plan`](crate::Plan) calls.
 ///
 /// A plan owns one implementation, tells it every step it will ask for ([`Kernels::expect`]), lets it allocate its
-/// scratch once, and then calls the steps in order. Feature maps are NHWC; parameters, running statistics and gradients
-/// are flat views in which a step finds its tensors by offset. Where a step can work in place, the operand it would
-/// read is `None` and the output holds it.
+/// scratch once, and then calls the steps in order.
+///
+/// There are two kinds of memory. A [`Kernels::Map`] holds a feature map or its gradient, NHWC, in whatever precision the
+/// implementation stores them; it never leaves the plan. A [`Kernels::Buffer`] holds what keeps full precision: the
+/// parameters, their gradients and the running statistics, flat, in which a step finds its tensors by offset; the images;
+/// what taps give and receive. Where a step can work in place, the operand it would read is `None` and the output holds
+/// it.
 pub trait Kernels: Sized + Send + Sync {
-    /// Memory of the device that the plan owns.
+    /// Memory of the device, in full precision.
     type Buffer: Send + Sync;
     /// A borrowed part of it; `[f32]` on the CPU.
     type View: ?Sized + Send + Sync;
+    /// Memory of the device for feature maps, in the precision in which they are stored.
+    type Map: Send + Sync;
+    /// A borrowed part of it.
+    type MapView: ?Sized + Send + Sync;
     /// Small integers, one byte each: where a pooling window found its maximum.
     type Bytes: Send + Sync;
+
+    /// Bytes of a stored value of a map.
+    const MAP_VALUE_BYTES: usize;
 
     /// Runs a whole pass; a place to enter a thread pool or to make a device current.
     fn enter<R: Send>(run: impl FnOnce() -> R + Send) -> R {
@@ -43,6 +54,11 @@ pub trait Kernels: Sized + Send + Sync {
     /// # Errors
     /// If the device has not that much.
     fn buffer(&self, len: usize) -> Result<Self::Buffer>;
+    /// Memory for feature maps of `len` values, all 0.
+    ///
+    /// # Errors
+    /// If the device has not that much.
+    fn map(&self, len: usize) -> Result<Self::Map>;
     /// Memory for `len` bytes.
     ///
     /// # Errors
@@ -54,6 +70,10 @@ pub trait Kernels: Sized + Send + Sync {
     fn view_mut(buffer: &mut Self::Buffer, len: usize) -> &mut Self::View;
     /// Number of values in a view.
     fn len(view: &Self::View) -> usize;
+    /// The first `len` values of a map.
+    fn map_view(map: &Self::Map, len: usize) -> &Self::MapView;
+    /// The first `len` values of a map, to be written.
+    fn map_view_mut(map: &mut Self::Map, len: usize) -> &mut Self::MapView;
 
     /// Announces a step, at the plan's largest batch; `backward` tells whether its gradient will be asked for.
     fn expect(&mut self, need: &Need, backward: bool);
@@ -65,10 +85,14 @@ pub trait Kernels: Sized + Send + Sync {
     /// If the device has not that much.
     fn allocate_workspace(&mut self) -> Result<()>;
 
+    /// Brings values into a map: `to = from`, or `to += from` if `accumulate`.
+    fn load(&mut self, from: &Self::View, to: &mut Self::MapView, accumulate: bool);
+    /// Brings a map out: `to = from`.
+    fn store(&mut self, from: &Self::MapView, to: &mut Self::View);
     /// `to = from`.
-    fn copy(&mut self, from: &Self::View, to: &mut Self::View);
+    fn copy(&mut self, from: &Self::MapView, to: &mut Self::MapView);
     /// `to += from`.
-    fn add_assign(&mut self, from: &Self::View, to: &mut Self::View);
+    fn add_assign(&mut self, from: &Self::MapView, to: &mut Self::MapView);
     /// `view[offset..offset + len] = 0`.
     fn zero(&mut self, view: &mut Self::View, offset: usize, len: usize);
 
@@ -81,14 +105,14 @@ pub trait Kernels: Sized + Send + Sync {
         params: &Self::View,
         at: Offsets,
         sums: bool,
-        y: &mut Self::View,
+        y: &mut Self::MapView,
     );
     /// Gradients of weight and bias from the input and the output's gradient, written to `gradients`.
     fn conv_backward_params(
         &mut self,
         shape: &ConvShape,
         input: ConvInput<'_, Self>,
-        dy: &Self::View,
+        dy: &Self::MapView,
         at: Offsets,
         gradients: &mut Self::View,
     );
@@ -97,10 +121,10 @@ pub trait Kernels: Sized + Send + Sync {
     fn conv_backward_data(
         &mut self,
         shape: &ConvShape,
-        dy: &Self::View,
+        dy: &Self::MapView,
         params: &Self::View,
         at: Offsets,
-        dx: &mut Self::View,
+        dx: &mut Self::MapView,
         accumulate: bool,
     );
 
@@ -112,7 +136,7 @@ pub trait Kernels: Sized + Send + Sync {
     fn norm_batch_stats(
         &mut self,
         shape: &NormShape,
-        z: &Self::View,
+        z: &Self::MapView,
         summed: bool,
         params: &Self::View,
         at: NormOffsets,
@@ -132,11 +156,11 @@ pub trait Kernels: Sized + Send + Sync {
     fn norm_apply(
         &mut self,
         shape: &NormShape,
-        z: Option<&Self::View>,
+        z: Option<&Self::MapView>,
         stats: &Self::Buffer,
         residual: Residual<'_, Self>,
         relu: bool,
-        y: &mut Self::View,
+        y: &mut Self::MapView,
     );
     /// Gradients of weight and bias, written to `gradients`, and the sums that [`Kernels::norm_backward_apply`] needs,
     /// kept in `stats`. With [`Mask::Output`], `dy` is masked in place.
@@ -144,10 +168,10 @@ pub trait Kernels: Sized + Send + Sync {
     fn norm_backward_reduce(
         &mut self,
         shape: &NormShape,
-        z: &Self::View,
+        z: &Self::MapView,
         stats: &mut Self::Buffer,
         mask: Mask<'_, Self>,
-        dy: &mut Self::View,
+        dy: &mut Self::MapView,
         at: NormOffsets,
         gradients: &mut Self::View,
     );
@@ -157,54 +181,60 @@ pub trait Kernels: Sized + Send + Sync {
     fn norm_backward_apply(
         &mut self,
         shape: &NormShape,
-        z: &Self::View,
+        z: &Self::MapView,
         stats: &Self::Buffer,
         recompute_mask: bool,
-        dy: Option<&Self::View>,
-        dz: &mut Self::View,
+        dy: Option<&Self::MapView>,
+        dz: &mut Self::MapView,
         accumulate: bool,
     );
 
     /// `y = max(x, 0)`; `x` is `None` to work in place.
-    fn relu(&mut self, x: Option<&Self::View>, y: &mut Self::View);
+    fn relu(&mut self, x: Option<&Self::MapView>, y: &mut Self::MapView);
     /// `dy = 0` where `y` is not above 0.
-    fn relu_mask(&mut self, y: &Self::View, dy: &mut Self::View);
+    fn relu_mask(&mut self, y: &Self::MapView, dy: &mut Self::MapView);
     /// `y = act(a + b)`; `a` is `None` to work in place.
-    fn add(&mut self, a: Option<&Self::View>, b: &Self::View, relu: bool, y: &mut Self::View);
+    fn add(&mut self, a: Option<&Self::MapView>, b: &Self::MapView, relu: bool, y: &mut Self::MapView);
 
     /// Max pooling; `index`, where the gradient will need it, remembers which pixel of its
     /// window gave each value.
-    fn max_pool(&mut self, shape: &PoolShape, x: &Self::View, y: &mut Self::View, index: Option<&mut Self::Bytes>);
+    fn max_pool(
+        &mut self,
+        shape: &PoolShape,
+        x: &Self::MapView,
+        y: &mut Self::MapView,
+        index: Option<&mut Self::Bytes>,
+    );
     /// Gradient of max pooling's input.
     fn max_pool_backward(
         &mut self,
         shape: &PoolShape,
-        dy: &Self::View,
+        dy: &Self::MapView,
         index: &Self::Bytes,
-        dx: &mut Self::View,
+        dx: &mut Self::MapView,
         accumulate: bool,
     );
     /// Mean over the pixels of each map.
-    fn mean_pool(&mut self, shape: &MapShape, x: &Self::View, y: &mut Self::View);
+    fn mean_pool(&mut self, shape: &MapShape, x: &Self::MapView, y: &mut Self::MapView);
     /// Gradient of the mean's input.
-    fn mean_pool_backward(&mut self, shape: &MapShape, dy: &Self::View, dx: &mut Self::View, accumulate: bool);
+    fn mean_pool_backward(&mut self, shape: &MapShape, dy: &Self::MapView, dx: &mut Self::MapView, accumulate: bool);
 
     /// `y = act(x Wᵀ + b)`.
     fn linear(
         &mut self,
         shape: &LinearShape,
-        x: &Self::View,
+        x: &Self::MapView,
         params: &Self::View,
         at: Offsets,
         relu: bool,
-        y: &mut Self::View,
+        y: &mut Self::MapView,
     );
     /// Gradients of weight and bias, written to `gradients`.
     fn linear_backward_params(
         &mut self,
         shape: &LinearShape,
-        x: &Self::View,
-        dy: &Self::View,
+        x: &Self::MapView,
+        dy: &Self::MapView,
         at: Offsets,
         gradients: &mut Self::View,
     );
@@ -212,10 +242,10 @@ pub trait Kernels: Sized + Send + Sync {
     fn linear_backward_data(
         &mut self,
         shape: &LinearShape,
-        dy: &Self::View,
+        dy: &Self::MapView,
         params: &Self::View,
         at: Offsets,
-        dx: &mut Self::View,
+        dx: &mut Self::MapView,
         accumulate: bool,
     );
 }
@@ -327,7 +357,7 @@ pub struct LinearShape {
 /// What a convolution reads.
 pub struct ConvInput<'a, K: Kernels> {
     /// The feature map.
-    pub x: &'a K::View,
+    pub x: &'a K::MapView,
     /// A normalisation (and ReLU) of `x` that is never written out: the convolution applies it as it reads.
     pub norm: Option<InputNorm<'a, K>>,
 }
@@ -347,11 +377,11 @@ pub enum Residual<'a, K: Kernels> {
     /// Nothing.
     None,
     /// A feature map.
-    Map(&'a K::View),
+    Map(&'a K::MapView),
     /// Another normalisation's result (the shortcut of a block that changes size), never written out.
     Norm {
         /// What it normalises.
-        z: &'a K::View,
+        z: &'a K::MapView,
         /// Its statistics.
         stats: &'a K::Buffer,
     },
@@ -364,5 +394,5 @@ pub enum Mask<'a, K: Kernels> {
     /// By the sign of the normalised value, computed again: there was no residual.
     Recompute,
     /// By the sign of the step's output.
-    Output(&'a K::View),
+    Output(&'a K::MapView),
 }

@@ -123,9 +123,17 @@ fn conv_input(shape: &ConvShape, input: &ConvInput<'_, ReferenceKernels>) -> Vec
 impl Kernels for ReferenceKernels {
     type Buffer = Vec<f64>;
     type View = [f64];
+    type Map = Vec<f64>;
+    type MapView = [f64];
     type Bytes = Vec<u8>;
 
+    const MAP_VALUE_BYTES: usize = size_of::<f64>();
+
     fn buffer(&self, len: usize) -> Result<Vec<f64>> {
+        Ok(vec![0.0; len])
+    }
+
+    fn map(&self, len: usize) -> Result<Vec<f64>> {
         Ok(vec![0.0; len])
     }
 
@@ -145,6 +153,14 @@ impl Kernels for ReferenceKernels {
         view.len()
     }
 
+    fn map_view(map: &Vec<f64>, len: usize) -> &[f64] {
+        &map[..len]
+    }
+
+    fn map_view_mut(map: &mut Vec<f64>, len: usize) -> &mut [f64] {
+        &mut map[..len]
+    }
+
     fn expect(&mut self, _need: &Need, _backward: bool) {}
 
     fn workspace_bytes(&self) -> usize {
@@ -153,6 +169,18 @@ impl Kernels for ReferenceKernels {
 
     fn allocate_workspace(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    fn load(&mut self, from: &[f64], to: &mut [f64], accumulate: bool) {
+        if accumulate {
+            self.add_assign(from, to);
+        } else {
+            self.copy(from, to);
+        }
+    }
+
+    fn store(&mut self, from: &[f64], to: &mut [f64]) {
+        self.copy(from, to);
     }
 
     fn copy(&mut self, from: &[f64], to: &mut [f64]) {

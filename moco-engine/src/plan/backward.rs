@@ -28,7 +28,7 @@ impl<K: Kernels> Plan<K> {
         Error::check_len("parameters", self.program.params_len, K::len(params))?;
         Error::check_len("gradients", self.program.params_len, K::len(gradients))?;
         for (tap, d_tap) in d_taps {
-            let len = n * self.program.sample_len(self.tap(tap)?);
+            let len = n * self.program.sample_len(self.tap_value(tap)?);
             if K::len(d_tap) != len {
                 let what = format!("gradient of `{tap}`");
                 return Err(Error::Length { what, expected: len, got: K::len(d_tap) });
@@ -55,11 +55,8 @@ impl<K: Kernels> Plan<K> {
             }
             let y = self.program.output(&step).expect("a step with a gradient has an output");
             for (tap, d_tap) in d_taps {
-                if self.tap(tap)? == y {
-                    self.contribute(y, n, |kernels, dy, accumulate| match accumulate {
-                        true => kernels.add_assign(d_tap, dy),
-                        false => kernels.copy(d_tap, dy),
-                    });
+                if self.tap_value(tap)? == y {
+                    self.receive(y, n, d_tap);
                 }
             }
             if self.present[y] {
@@ -69,20 +66,20 @@ impl<K: Kernels> Plan<K> {
         Ok(())
     }
 
-    /// Lets `write` write the gradient of `value`, or add to it if something has arrived before.
-    fn contribute(&mut self, value: ValueId, n: usize, write: impl FnOnce(&mut K, &mut K::View, bool)) {
+    /// Adds what comes from outside to the gradient of a value.
+    fn receive(&mut self, value: ValueId, n: usize, gradient: &K::View) {
         let slot = self.memory.gradient[value].expect("a value that needs a gradient has a slot for it");
         let mut buffer = self.take(slot);
-        let view = K::view_mut(&mut buffer, n * self.program.sample_len(value));
-        write(&mut self.kernels, view, self.present[value]);
+        let accumulate = std::mem::replace(&mut self.present[value], true);
+        let view = K::map_view_mut(&mut buffer, n * self.program.sample_len(value));
+        self.kernels.load(gradient, view, accumulate);
         self.put_back(slot, buffer);
-        self.present[value] = true;
     }
 
     fn differentiate(&mut self, step: Step, y: ValueId, params: &K::View, gradients: &mut K::View, n: usize) {
         let slot = self.memory.gradient[y].expect("a present gradient has a slot");
         let mut buffer = self.take(slot);
-        let dy = K::view_mut(&mut buffer, n * self.program.sample_len(y));
+        let dy = K::map_view_mut(&mut buffer, n * self.program.sample_len(y));
         self.parameter_gradients(step, dy, gradients, n);
         // Every target but the heir reads the gradient of the output; the heir then takes it over.
         let mut heir = None;
@@ -108,7 +105,7 @@ impl<K: Kernels> Plan<K> {
     }
 
     /// Masks `dy` by the step's ReLU where that has to be written, and computes the gradients of the step's parameters.
-    fn parameter_gradients(&mut self, step: Step, dy: &mut K::View, gradients: &mut K::View, n: usize) {
+    fn parameter_gradients(&mut self, step: Step, dy: &mut K::MapView, gradients: &mut K::View, n: usize) {
         let Plan { program, memory, slots, stats, kernels, .. } = self;
         let value = |v| read::<K>(program, memory, slots, v, n);
         match step {
@@ -146,12 +143,12 @@ impl<K: Kernels> Plan<K> {
     }
 
     /// Writes the gradient of the `i`-th target, `x`, into a buffer of its own.
-    fn input_gradient(&mut self, step: Step, i: usize, x: ValueId, dy: &K::View, params: &K::View, n: usize) {
+    fn input_gradient(&mut self, step: Step, i: usize, x: ValueId, dy: &K::MapView, params: &K::View, n: usize) {
         let slot = self.memory.gradient[x].expect("a value that needs a gradient has a slot for it");
         let mut buffer = self.take(slot);
         let accumulate = std::mem::replace(&mut self.present[x], true);
         let Plan { program, memory, slots, stats, kernels, indices, .. } = self;
-        let dx = K::view_mut(&mut buffer, n * program.sample_len(x));
+        let dx = K::map_view_mut(&mut buffer, n * program.sample_len(x));
         match step {
             Step::Conv { shape, at, .. } => {
                 kernels.conv_backward_data(&shape.with_n(n), dy, params, at, dx, accumulate);
@@ -179,7 +176,7 @@ impl<K: Kernels> Plan<K> {
     }
 
     /// Turns the gradient of the output into that of the `i`-th target.
-    fn inherit(&mut self, step: Step, i: usize, dy: &mut K::View, n: usize) {
+    fn inherit(&mut self, step: Step, i: usize, dy: &mut K::MapView, n: usize) {
         let Plan { program, memory, slots, stats, kernels, .. } = self;
         if let Step::Apply { norm, join, relu, .. } = step
             && let Some(of) = normalised_target(norm, join, i)
@@ -201,7 +198,7 @@ fn normalised_target(norm: usize, join: Join, i: usize) -> Option<usize> {
     }
 }
 
-fn pass_on<K: Kernels>(kernels: &mut K, dy: &K::View, dx: &mut K::View, accumulate: bool) {
+fn pass_on<K: Kernels>(kernels: &mut K, dy: &K::MapView, dx: &mut K::MapView, accumulate: bool) {
     if accumulate {
         kernels.add_assign(dy, dx);
     } else {

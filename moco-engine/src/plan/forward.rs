@@ -1,6 +1,6 @@
 //! Running a plan forward.
 
-use super::program::{Join, Step};
+use super::program::{Join, Step, ValueId};
 use super::{Mode, Plan, State, norm_shape, read};
 use crate::kernels::{ConvInput, InputNorm, LinearShape, MapShape, PoolShape, Residual};
 use crate::{Error, Kernels, Result};
@@ -31,14 +31,29 @@ impl<K: Kernels> Plan<K> {
     fn run_steps(&mut self, params: &K::View, buffers: &mut K::View, images: &K::View, n: usize) {
         let slot = self.memory.value[0].expect("the images have a slot");
         let mut input = self.take(slot);
-        self.kernels.copy(images, K::view_mut(&mut input, K::len(images)));
+        self.kernels.load(images, K::map_view_mut(&mut input, K::len(images)), false);
         self.put_back(slot, input);
+        self.give_out(0, n);
         for t in 0..self.program.steps.len() {
             let step = self.program.steps[t];
             if let Step::Stats { norm, summed } = step {
                 self.statistics(norm, summed, params, buffers, n);
             } else {
                 self.run(step, params, n);
+            }
+            if let Some(y) = self.program.output(&step) {
+                self.give_out(y, n);
+            }
+        }
+    }
+
+    /// Stores a value that has just been written where taps read it.
+    fn give_out(&mut self, value: ValueId, n: usize) {
+        let Plan { program, memory, slots, outputs, kernels, .. } = self;
+        for ((_, of), output) in program.taps.iter().zip(outputs) {
+            if *of == value {
+                let from = read::<K>(program, memory, slots, value, n);
+                kernels.store(from, K::view_mut(output, n * program.sample_len(value)));
             }
         }
     }
@@ -74,7 +89,7 @@ impl<K: Kernels> Plan<K> {
         let value = |v| read::<K>(program, memory, slots, v, n);
         // An operand in the output's own slot is read in place.
         let operand = |v: usize| (memory.value[program.stored(v)] != Some(y_slot)).then(|| value(v));
-        let y = K::view_mut(&mut output, n * program.sample_len(y));
+        let y = K::map_view_mut(&mut output, n * program.sample_len(y));
         match step {
             Step::Stats { .. } => unreachable!("statistics write no value"),
             Step::Conv { x, shape, at, sums, .. } => {

@@ -55,9 +55,6 @@ fn value_tenants(program: &Program, config: &PlanConfig, tenants: &mut Vec<Tenan
             }
         }
     }
-    for (_, v) in &program.taps {
-        last_read[*v] = 2 * steps;
-    }
 
     let mut of = vec![None; program.values.len()];
     tenants.push(Tenant { len: config.batch * program.sample_len(0), birth: 0, death: last_read[0] });

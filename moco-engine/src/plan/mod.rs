@@ -46,7 +46,9 @@ pub struct Plan<K: Kernels = CpuKernels> {
     estimate: MemoryEstimate,
     kernels: K,
     /// One per slot of [`Memory`]; taken out while a step writes it.
-    slots: Vec<Option<K::Buffer>>,
+    slots: Vec<Option<K::Map>>,
+    /// One per tap, in their order.
+    outputs: Vec<K::Buffer>,
     /// One per batch normalisation.
     stats: Vec<K::Buffer>,
     /// One per max pooling.
@@ -64,7 +66,7 @@ enum State {
     Forward {
         n: usize,
     },
-    /// Only the taps of the last forward pass of `n` images.
+    /// Only the outputs of the last forward pass of `n` images.
     Taps {
         n: usize,
     },
@@ -99,7 +101,8 @@ impl<K: Kernels> Plan<K> {
         let (program, memory) = lay_out(graph, config)?;
         let estimate = announce(&program, &memory, config, &mut kernels);
         kernels.allocate_workspace()?;
-        let slots = memory.slots.iter().map(|&len| kernels.buffer(len).map(Some)).collect::<Result<_>>()?;
+        let slots = memory.slots.iter().map(|&len| kernels.map(len).map(Some)).collect::<Result<_>>()?;
+        let outputs = output_lens(&program, config).map(|len| kernels.buffer(len)).collect::<Result<_>>()?;
         let stats = program.norms.iter().map(|n| kernels.buffer(K::norm_stats_len(&n.shape))).collect::<Result<_>>()?;
         let indices = match config.mode {
             Mode::Train => program.indices.iter().map(|&len| kernels.bytes(len)).collect::<Result<_>>()?,
@@ -107,7 +110,7 @@ impl<K: Kernels> Plan<K> {
         };
         let present = vec![false; program.values.len()];
         let (config, state) = (config.clone(), State::Empty);
-        Ok(Plan { config, program, memory, estimate, kernels, slots, stats, indices, present, state })
+        Ok(Plan { config, program, memory, estimate, kernels, slots, outputs, stats, indices, present, state })
     }
 
     /// A tap of the last forward pass, NHWC, for the `n` images it was given.
@@ -115,10 +118,12 @@ impl<K: Kernels> Plan<K> {
     /// # Errors
     /// [`Error::Config`] if the plan has no such tap, [`Error::State`] before the first forward pass.
     pub fn output(&self, tap: &str) -> Result<&K::View> {
-        let value = self.tap(tap)?;
+        let at = self.tap(tap)?;
         match self.state {
             State::Empty => Err(Error::State(format!("there is no forward pass whose `{tap}` could be read"))),
-            State::Forward { n } | State::Taps { n } => Ok(self.read(value, n)),
+            State::Forward { n } | State::Taps { n } => {
+                Ok(K::view(&self.outputs[at], n * self.program.sample_len(self.program.taps[at].1)))
+            }
         }
     }
 
@@ -127,7 +132,7 @@ impl<K: Kernels> Plan<K> {
     /// # Errors
     /// [`Error::Config`] if the plan has no such tap.
     pub fn output_shape(&self, tap: &str) -> Result<Shape> {
-        Ok(self.program.values[self.tap(tap)?].shape)
+        Ok(self.program.values[self.tap_value(tap)?].shape)
     }
 
     /// What the plan was compiled for.
@@ -140,42 +145,42 @@ impl<K: Kernels> Plan<K> {
         self.estimate.total()
     }
 
-    fn tap(&self, name: &str) -> Result<ValueId> {
-        self.program.taps.iter().find(|(tap, _)| tap == name).map(|(_, value)| *value).ok_or_else(|| {
+    /// Place of a tap among the outputs.
+    fn tap(&self, name: &str) -> Result<usize> {
+        self.program.taps.iter().position(|(tap, _)| tap == name).ok_or_else(|| {
             let known: Vec<_> = self.program.taps.iter().map(|(tap, _)| tap.as_str()).collect();
             Error::Config(format!("the plan keeps no tap `{name}`; it was compiled for {}", known.join(", ")))
         })
     }
 
-    /// The memory of a value (or of what its unwritten normalisation reads) of `n` images.
-    fn read(&self, value: ValueId, n: usize) -> &K::View {
-        read::<K>(&self.program, &self.memory, &self.slots, value, n)
+    fn tap_value(&self, name: &str) -> Result<ValueId> {
+        Ok(self.program.taps[self.tap(name)?].1)
     }
 
     /// Takes a slot out, to be written while others are read.
-    fn take(&mut self, slot: usize) -> K::Buffer {
+    fn take(&mut self, slot: usize) -> K::Map {
         self.slots[slot].take().expect("a step writes no slot twice at once")
     }
 
-    fn put_back(&mut self, slot: usize, buffer: K::Buffer) {
+    fn put_back(&mut self, slot: usize, buffer: K::Map) {
         self.slots[slot] = Some(buffer);
     }
 }
 
-/// [`Plan::read`] beside borrowed kernels.
+/// The memory of a value (or of what its unwritten normalisation reads) of `n` images.
 fn read<'a, K>(
     program: &Program,
     memory: &Memory,
-    slots: &'a [Option<K::Buffer>],
+    slots: &'a [Option<K::Map>],
     value: ValueId,
     n: usize,
-) -> &'a K::View
+) -> &'a K::MapView
 where
     K: Kernels + 'a,
 {
     let stored = program.stored(value);
     let slot = memory.value[stored].expect("a stored value has a slot");
-    K::view(slots[slot].as_ref().expect("no step reads the slot it writes"), n * program.sample_len(stored))
+    K::map_view(slots[slot].as_ref().expect("no step reads the slot it writes"), n * program.sample_len(stored))
 }
 
 fn lay_out(graph: &Graph, config: &PlanConfig) -> Result<(Program, Memory)> {
@@ -207,10 +212,16 @@ fn announce<K: Kernels>(program: &Program, memory: &Memory, config: &PlanConfig,
     }
     let stats: usize = program.norms.iter().map(|n| K::norm_stats_len(&n.shape)).sum();
     let indices: usize = if train { program.indices.iter().sum() } else { 0 };
+    let outputs: usize = output_lens(program, config).sum();
     MemoryEstimate {
-        activations: memory.slots.iter().map(|len| len * size_of::<f32>()).sum(),
+        activations: memory.slots.iter().sum::<usize>() * K::MAP_VALUE_BYTES + outputs * size_of::<f32>(),
         workspace: kernels.workspace_bytes() + stats * size_of::<f32>() + indices,
     }
+}
+
+/// Length of each tap for the largest batch.
+fn output_lens(program: &Program, config: &PlanConfig) -> impl Iterator<Item = usize> {
+    program.taps.iter().map(|(_, value)| config.batch * program.sample_len(*value))
 }
 
 /// The same normalisation on `n` images.
