@@ -25,13 +25,13 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<Error>,
     },
-    /// Bytes that are no JPEG and no PNG.
-    #[error("not a JPEG or PNG image: {0}")]
+    /// Bytes that are none of the formats that are read.
+    #[error("not an image of a known format: {0}")]
     UnknownFormat(String),
-    /// A JPEG or PNG that ends early or contradicts itself.
+    /// An image that ends early or contradicts itself.
     #[error("corrupt {format} image: {reason}")]
     Corrupt {
-        /// `JPEG` or `PNG`.
+        /// `JPEG`, `PNG`, `TIFF`, `DICOM` or `NIfTI`.
         format: &'static str,
         /// The decoder's words.
         reason: String,
@@ -53,6 +53,10 @@ pub enum Error {
     /// An image whose channels are not those the rule or the configuration asks for.
     #[error("{0}")]
     Channels(String),
+    /// An image whose depth (bits a value) is not what the rule or the configuration asks for, or a range of values
+    /// that it does not have.
+    #[error("{0}")]
+    Depth(String),
     /// A parameter outside its range.
     #[error("bad {name}: {reason}")]
     Parameter {

@@ -1,34 +1,30 @@
-//! Pixels in memory: 8 bits a value, height × width × channels.
+//! Pixels in memory: height × width × channels values, 8 bits unless said otherwise.
 
 use crate::{Error, Result};
 
-/// An 8-bit image, rows from top to bottom, channels interleaved (HWC): 1 channel is grey, 3 are RGB.
+/// An image, rows from top to bottom, channels interleaved (HWC): 1 channel is grey, 3 are RGB.
 /// Any other number of channels is carried through geometry and normalisation unchanged.
+///
+/// `Image` alone is an 8-bit image. Other depths are types of their own, so that none becomes another unasked;
+/// [`crate::Raster`] holds whichever a file has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Image {
+pub struct Image<T = u8> {
     width: usize,
     height: usize,
     channels: usize,
-    data: Vec<u8>, // [height, width, channels]
+    data: Vec<T>, // [height, width, channels]
 }
 
 impl Image {
-    /// An image over `data`, which holds `height × width × channels` values in that order.
+    /// An 8-bit image over `data`, which holds `height × width × channels` values in that order.
     ///
     /// # Errors
     /// [`Error::Shape`] when a dimension is 0 or the number of values differs.
     pub fn new(width: usize, height: usize, channels: usize, data: Vec<u8>) -> Result<Self> {
-        let expected = checked_len(width, height, channels)?;
-        if data.len() != expected {
-            return Err(Error::Shape(format!(
-                "{} values given for {height}×{width}×{channels} (height × width × channels), {expected} are needed",
-                data.len()
-            )));
-        }
-        Ok(Self { width, height, channels, data })
+        Self::from_values(width, height, channels, data)
     }
 
-    /// An image with every value `value`.
+    /// An 8-bit image with every value `value`.
     ///
     /// # Errors
     /// [`Error::Shape`] when a dimension is 0 or the size overflows.
@@ -37,50 +33,9 @@ impl Image {
         Ok(Self { width, height, channels, data: vec![value; len] })
     }
 
-    /// Columns.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
-    /// Rows.
-    pub fn height(&self) -> usize {
-        self.height
-    }
-
-    /// Values a pixel: 1 grey, 3 RGB.
-    pub fn channels(&self) -> usize {
-        self.channels
-    }
-
-    /// The values, [height, width, channels].
-    pub fn data(&self) -> &[u8] {
-        &self.data
-    }
-
-    /// The values, to be changed in place.
-    pub fn data_mut(&mut self) -> &mut [u8] {
-        &mut self.data
-    }
-
     /// The buffer, to be swapped for one of the same length.
     pub(crate) fn buffer_mut(&mut self) -> &mut Vec<u8> {
         &mut self.data
-    }
-
-    /// The buffer itself, for reuse.
-    pub fn into_data(self) -> Vec<u8> {
-        self.data
-    }
-
-    /// Makes this an image of the given shape, keeping its buffer; the values are unspecified afterwards.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] when a dimension is 0 or the size overflows.
-    pub fn reshape(&mut self, width: usize, height: usize, channels: usize) -> Result<()> {
-        let len = checked_len(width, height, channels)?;
-        self.data.resize(len, 0);
-        (self.width, self.height, self.channels) = (width, height, channels);
-        Ok(())
     }
 
     /// Turns this image into one with `channels` (1 or 3) in place: [`Image::to_grey`] and [`Image::to_rgb`] without a copy.
@@ -129,6 +84,64 @@ impl Image {
         let mut copy = self.clone();
         copy.convert(3)?;
         Ok(copy)
+    }
+}
+
+impl<T: Copy + Default> Image<T> {
+    /// An image of any depth over `data`, which holds `height × width × channels` values in that order.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when a dimension is 0 or the number of values differs.
+    pub fn from_values(width: usize, height: usize, channels: usize, data: Vec<T>) -> Result<Self> {
+        let expected = checked_len(width, height, channels)?;
+        if data.len() != expected {
+            return Err(Error::Shape(format!(
+                "{} values given for {height}×{width}×{channels} (height × width × channels), {expected} are needed",
+                data.len()
+            )));
+        }
+        Ok(Self { width, height, channels, data })
+    }
+
+    /// Columns.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Values a pixel: 1 grey, 3 RGB.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// The values, [height, width, channels].
+    pub fn data(&self) -> &[T] {
+        &self.data
+    }
+
+    /// The values, to be changed in place.
+    pub fn data_mut(&mut self) -> &mut [T] {
+        &mut self.data
+    }
+
+    /// The buffer itself, for reuse.
+    pub fn into_data(self) -> Vec<T> {
+        self.data
+    }
+
+    /// Makes this an image of the given shape, keeping its buffer; the values are unspecified afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when a dimension is 0 or the size overflows.
+    pub fn reshape(&mut self, width: usize, height: usize, channels: usize) -> Result<()> {
+        let len = checked_len(width, height, channels)?;
+        self.data.resize(len, T::default());
+        (self.width, self.height, self.channels) = (width, height, channels);
+        Ok(())
     }
 }
 

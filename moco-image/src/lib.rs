@@ -6,18 +6,24 @@ mod decode;
 mod error;
 mod image;
 mod preprocess;
+mod raster;
 mod raw;
 mod resize;
 mod rng;
+mod values;
 
 pub use augment::{
     AugmentConfig, AugmentParams, CropBox, PixelOp, Scratch, Step, apply_ops, augment, augment_exactly, augment_with,
     luma, render,
 };
-pub use decode::{Format, ImageInfo, Limits, decode, decode_file, decode_into, probe};
+pub use decode::{Axis, Format, ImageFile, ImageInfo, Limits, ReadOptions, decode, decode_file, decode_into, probe};
 pub use error::{Error, Result};
 pub use image::Image;
-pub use preprocess::{ChannelMismatch, ChannelOrder, Layout, PreprocessRule, ResizeRule, preprocess, preprocess_with};
+pub use preprocess::{
+    ChannelMismatch, ChannelOrder, Layout, PreprocessRule, ResizeRule, preprocess, preprocess_raster, preprocess_with,
+};
+pub use raster::{Pixels, Raster, Rescale};
 pub use raw::{PixelType, RawImage};
-pub use resize::{Filter, center_crop, crop, resize, resize_shorter_side, resized_crop};
+pub use resize::{Filter, center_crop, crop, resize, resize_f32, resize_shorter_side, resized_crop};
 pub use rng::Rng;
+pub use values::ValueRange;

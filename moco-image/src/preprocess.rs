@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::resize::{resize_geometry, resized_region, shorter_side_size};
-use crate::{Error, Filter, Image, Result, Scratch, augment::write_normalised};
+use crate::resize::{resize_geometry, resized_region, resized_region_f32, shorter_side_size};
+use crate::{Error, Filter, Image, Pixels, Raster, Result, Scratch, ValueRange, augment::write_normalised};
 
-/// How an image becomes a network's input: resize, centre crop, channels, `(value / 255 − mean) / std`.
+/// How an image becomes a network's input: range of values, resize, centre crop, channels, `(value − mean) / std` where
+/// black is 0 and white 1.
 /// Geometry is torchvision's on PIL images: antialiased, `Resize` truncates the longer side, `CenterCrop` rounds half
 /// to even.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -13,8 +14,14 @@ use crate::{Error, Filter, Image, Result, Scratch, augment::write_normalised};
 pub struct PreprocessRule {
     /// Channels the network reads.
     pub channels: usize,
-    /// Bits a value of the source: 8, the only depth supported now.
+    /// Bits a value of the images that the network was trained on: 8, up to 16, or 32 for floats.
     pub bit_depth: u8,
+    /// Which of their values become black and white.
+    #[serde(default, skip_serializing_if = "ValueRange::is_full")]
+    pub values: ValueRange,
+    /// Which values become black and white in an image of another depth; without it such images are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_depths: Option<ValueRange>,
     /// Order of the channels.
     pub channel_order: ChannelOrder,
     /// What to do with an image of another number of channels.
@@ -89,6 +96,8 @@ impl PreprocessRule {
         Self {
             channels: 3,
             bit_depth: 8,
+            values: ValueRange::Full,
+            other_depths: None,
             channel_order: ChannelOrder::Rgb,
             on_mismatch: ChannelMismatch::ReplicateGrey,
             resize: ResizeRule::ShorterSide(resize),
@@ -104,12 +113,17 @@ impl PreprocessRule {
     /// # Errors
     /// [`Error::Parameter`] naming the field.
     pub fn validate(&self) -> Result<()> {
-        if self.bit_depth != 8 {
+        if !matches!(self.bit_depth, 8..=16 | 32) {
             return Err(Error::parameter(
                 "preprocess.bit_depth",
-                format!("{} bits are not supported yet, only 8", self.bit_depth),
+                format!("{} bits: expected 8 to 16, or 32 for floats", self.bit_depth),
             ));
         }
+        if self.bit_depth == 32 && self.values.is_full() {
+            return Err(Error::parameter("preprocess.values", "floats have no full range: expected e.g. `window:0,1`"));
+        }
+        self.values.validate()?;
+        self.other_depths.map_or(Ok(()), |range| range.validate())?;
         let wanted = match self.channel_order {
             ChannelOrder::Rgb => 3,
             ChannelOrder::Grey => 1,
@@ -151,6 +165,40 @@ impl PreprocessRule {
             (1, 3, ChannelMismatch::ReplicateGrey) | (3, 1, ChannelMismatch::ToGrey) => Ok(()),
             (got, wanted, _) => Err(mismatch(got, wanted)),
         }
+    }
+
+    /// Which values of an image become black and white.
+    ///
+    /// # Errors
+    /// [`Error::Depth`] for an image of a depth that the network does not read, saying how to convert.
+    pub fn range_of(&self, image: &Raster) -> Result<ValueRange> {
+        let fits = match (self.bit_depth, self.values) {
+            (8, _) => image.is_8_bit(),
+            // A full range is a matter of bits; all other ranges are in the file's own units.
+            (bits, ValueRange::Full) => image.bits == bits,
+            _ => !image.is_8_bit(),
+        };
+        if fits {
+            return Ok(self.values);
+        }
+        self.other_depths.ok_or_else(|| {
+            let wanted = match self.bit_depth {
+                8 => "8 bits".to_owned(),
+                32 => format!("floats, {}", self.values),
+                bits => format!("{bits} bits, {}", self.values),
+            };
+            let remedy = if image.is_8_bit() {
+                "give the original values instead of a picture of them, or say with other_depths (--values) which \
+                 values become black and white, e.g. `full`"
+            } else {
+                "say with other_depths (--values) which values become black and white, e.g. `window:-160,240` in the \
+                 file's units, `file` for the window it suggests, or `full`"
+            };
+            Error::Depth(format!(
+                "the image has {} a value, the network reads {wanted}: {remedy}",
+                image.depth_in_words()
+            ))
+        })
     }
 
     /// Height and width of the network's input for an image of `(height, width)`.
@@ -199,6 +247,10 @@ pub fn preprocess_with(
 ) -> Result<()> {
     rule.validate()?;
     rule.accepts(image.channels())?;
+    if rule.bit_depth != 8 || !rule.values.is_full() {
+        // Another depth, or values of 8 bits that are stretched.
+        return preprocess_raster(&Raster::from(image.clone()), rule, layout, scratch, out);
+    }
     let converted;
     let image = if image.channels() == 3 && rule.channels == 1 {
         converted = image.to_grey()?;
@@ -208,17 +260,88 @@ pub fn preprocess_with(
     };
     let (full_h, full_w) = rule.resized(image.height(), image.width())?;
     let [crop_h, crop_w] = rule.crop.unwrap_or([full_h, full_w]);
-    let expected = crop_h * crop_w * rule.channels;
-    if out.len() != expected {
-        return Err(Error::OutputLength {
-            got: out.len(),
-            expected,
-            what: format!("{crop_h}×{crop_w} (height × width), {} channels", rule.channels),
-        });
-    }
+    check_length(out, crop_h, crop_w, rule.channels)?;
     let region = resize_geometry((full_h, full_w), (crop_h, crop_w));
     resized_region(image, (full_h, full_w), &region, rule.filter, scratch)?;
     write_normalised(scratch, &rule.mean, &rule.std, layout, false, out)
+}
+
+/// As [`preprocess_with`], for an image of any depth: what is not 8 bits is brought to [0, 1] by the rule's range and
+/// stays in floats from there; 8 bits take the same way as ever.
+///
+/// # Errors
+/// As [`preprocess`], and [`Error::Depth`] for a depth the rule does not accept.
+pub fn preprocess_raster(
+    image: &Raster,
+    rule: &PreprocessRule,
+    layout: Layout,
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) -> Result<()> {
+    rule.validate()?;
+    rule.accepts(image.channels())?;
+    let range = rule.range_of(image)?;
+    if let (Pixels::U8(pixels), ValueRange::Full, false, true) =
+        (&image.pixels, range, image.inverted, image.is_8_bit())
+    {
+        return preprocess_with(pixels, rule, layout, scratch, out);
+    }
+    let mut buffers = std::mem::take(&mut scratch.floats);
+    let result = preprocess_floats(image, range, rule, layout, &mut buffers, out);
+    scratch.floats = buffers;
+    result
+}
+
+/// Buffers of the way through floats.
+#[derive(Debug, Default)]
+pub(crate) struct FloatBuffers {
+    unit: Image<f32>,
+    rows: Vec<f32>,
+    resized: Image<f32>,
+}
+
+fn preprocess_floats(
+    image: &Raster,
+    range: ValueRange,
+    rule: &PreprocessRule,
+    layout: Layout,
+    buffers: &mut FloatBuffers,
+    out: &mut [f32],
+) -> Result<()> {
+    let FloatBuffers { unit, rows, resized } = buffers;
+    image.to_unit(range, unit)?;
+    if unit.channels() == 3 && rule.channels == 1 {
+        // PIL's luma in single precision.
+        let luma = |p: &[f32]| (p[0] * 19595.0 + p[1] * 38470.0 + p[2] * 7471.0) / 65536.0;
+        let grey = unit.data().chunks_exact(3).map(luma).collect();
+        *unit = Image::from_values(unit.width(), unit.height(), 1, grey)?;
+    }
+    let (full_h, full_w) = rule.resized(unit.height(), unit.width())?;
+    let [crop_h, crop_w] = rule.crop.unwrap_or([full_h, full_w]);
+    check_length(out, crop_h, crop_w, rule.channels)?;
+    let region = resize_geometry((full_h, full_w), (crop_h, crop_w));
+    resized_region_f32(unit, (full_h, full_w), &region, rule.filter, rows, resized)?;
+    let (channels, pixels) = (resized.channels(), crop_h * crop_w);
+    for (i, pixel) in resized.data().chunks_exact(channels).enumerate() {
+        for (c, (mean, std)) in rule.mean.iter().zip(&rule.std).enumerate() {
+            let at = match layout {
+                Layout::Nhwc => i * rule.channels + c,
+                Layout::Nchw => c * pixels + i,
+            };
+            // Grey fills all channels; a cubic overshoots, which 8 bits clip.
+            out[at] = (pixel[c % channels].clamp(0.0, 1.0) - mean) / std;
+        }
+    }
+    Ok(())
+}
+
+fn check_length(out: &[f32], height: usize, width: usize, channels: usize) -> Result<()> {
+    let expected = height * width * channels;
+    if out.len() == expected {
+        return Ok(());
+    }
+    let what = format!("{height}×{width} (height × width), {channels} channels");
+    Err(Error::OutputLength { got: out.len(), expected, what })
 }
 
 const MAX_SIDE: usize = 1 << 16;
@@ -332,7 +455,9 @@ mod tests {
     fn rules_that_contradict_themselves_name_the_field() {
         let rule = || PreprocessRule::imagenet(256, 224);
         let cases = [
-            (PreprocessRule { bit_depth: 16, ..rule() }, "bit_depth"),
+            (PreprocessRule { bit_depth: 17, ..rule() }, "bit_depth"),
+            (PreprocessRule { bit_depth: 32, ..rule() }, "values"),
+            (PreprocessRule { values: ValueRange::Window([1.0, 1.0]), ..rule() }, "window"),
             (PreprocessRule { channels: 1, ..rule() }, "channels"),
             (PreprocessRule { on_mismatch: ChannelMismatch::ToGrey, ..rule() }, "on_mismatch"),
             (PreprocessRule { crop: Some([0, 224]), ..rule() }, "crop"),
@@ -352,5 +477,71 @@ mod tests {
         let error =
             preprocess(&random(9, 9, 3), &PreprocessRule::imagenet(256, 224), Layout::Nhwc, &mut out).unwrap_err();
         assert!(matches!(error, Error::OutputLength { expected: 150_528, got: 150_529, .. }), "{error}");
+    }
+
+    fn twelve_bits(width: usize, height: usize, pixels: impl Fn(usize) -> u16) -> Raster {
+        let image = Image::from_values(width, height, 1, (0..width * height).map(pixels).collect()).unwrap();
+        Raster { pixels: Pixels::U16(image), bits: 12, ..Raster::default() }
+    }
+
+    fn run_raster(image: &Raster, rule: &PreprocessRule) -> Result<Vec<f32>> {
+        let (height, width) = rule.output_size(image.size()).unwrap();
+        let mut out = vec![f32::NAN; height * width * rule.channels];
+        preprocess_raster(image, rule, Layout::Nhwc, &mut Scratch::default(), &mut out)?;
+        Ok(out)
+    }
+
+    fn ct_rule() -> PreprocessRule {
+        PreprocessRule {
+            channels: 1,
+            bit_depth: 12,
+            values: ValueRange::Window([100.0, 1100.0]),
+            channel_order: ChannelOrder::Grey,
+            on_mismatch: ChannelMismatch::Error,
+            mean: vec![0.5],
+            std: vec![0.25],
+            ..PreprocessRule::imagenet(24, 20)
+        }
+    }
+
+    #[test]
+    fn a_deep_image_comes_out_as_its_8_bit_window_up_to_rounding() {
+        let raster = twelve_bits(50, 41, |i| (i * 7919 % 4096) as u16);
+        let deep = run_raster(&raster, &ct_rule()).unwrap();
+        let shallow = raster.to_8_bits(ct_rule().values).unwrap();
+        let rule = PreprocessRule { bit_depth: 8, values: ValueRange::Full, ..ct_rule() };
+        // A level of 255, in units of the standard deviation, in each of two passes and the window.
+        let most = 2.0 / 255.0 / 0.25;
+        assert!(deep.iter().zip(run(&shallow, &rule, Layout::Nhwc)).all(|(a, b)| (a - b).abs() < most));
+        // A ramp too fine for 8 bits keeps its steps.
+        let ramp = twelve_bits(64, 64, |i| 600 + (i % 64) as u16 / 32);
+        let values = run_raster(&ramp, &ct_rule()).unwrap();
+        let expected = |v: f32| ((v - 100.0) / 1000.0 - 0.5) / 0.25;
+        assert!((values[0] - expected(600.0)).abs() < 1e-6 && (values[19] - expected(601.0)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn eight_bits_take_the_same_way_through_both_doors() {
+        for channels in [1, 3] {
+            let (image, rule) = (random(37, 29, channels), PreprocessRule::imagenet(24, 20));
+            assert_eq!(run_raster(&Raster::from(image.clone()), &rule).unwrap(), run(&image, &rule, Layout::Nhwc));
+        }
+    }
+
+    #[test]
+    fn depths_the_rule_does_not_name_are_refused_or_mapped_as_it_says() {
+        let deep = twelve_bits(30, 30, |i| i as u16);
+        let imagenet = PreprocessRule::imagenet(24, 20);
+        let error = run_raster(&deep, &imagenet).unwrap_err().to_string();
+        assert!(error.contains("12 bits") && error.contains("reads 8") && error.contains("other_depths"), "{error}");
+        let mapped = PreprocessRule { other_depths: Some(ValueRange::Full), ..imagenet };
+        run_raster(&deep, &mapped).unwrap();
+        let error = run_raster(&Raster::from(random(30, 30, 1)), &ct_rule()).unwrap_err().to_string();
+        assert!(error.contains("8 bits") && error.contains("window:100,1100"), "{error}");
+        // A full range is a matter of bits, a window is not.
+        run_raster(&Raster { bits: 16, ..deep.clone() }, &ct_rule()).unwrap();
+        let full = PreprocessRule { values: ValueRange::Full, ..ct_rule() };
+        run_raster(&deep, &full).unwrap();
+        assert!(run_raster(&Raster { bits: 16, ..deep }, &full).is_err());
     }
 }

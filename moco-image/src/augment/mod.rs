@@ -14,6 +14,7 @@ pub use color::luma;
 pub use config::{AugmentConfig, AugmentParams, CropBox, PixelOp, Step};
 pub(crate) use normalise::{NormaliseTables, write_normalised};
 
+use crate::preprocess::FloatBuffers;
 use crate::resize::{Coefficients, LANES, resized_crop_into};
 use crate::{Error, Filter, Image, Layout, Result, Rng};
 
@@ -27,6 +28,7 @@ pub struct Scratch {
     pub(crate) vertical: Coefficients,
     pub(crate) normalise: NormaliseTables,
     pub(crate) params: Option<AugmentParams>,
+    pub(crate) floats: FloatBuffers,
 }
 
 impl Scratch {

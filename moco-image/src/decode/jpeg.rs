@@ -34,6 +34,8 @@ pub(super) fn probe(bytes: &[u8]) -> Result<ImageInfo> {
         channels,
         bit_depth: frame.precision,
         format: Format::Jpeg,
+        frames: 1,
+        modality: None,
     })
 }
 

@@ -1,5 +1,7 @@
-//! JPEG and PNG files to 8-bit grey or RGB pixels, as PIL decodes them.
+//! Image files to pixels: JPEG and PNG as PIL decodes them, and where the features are on TIFF, DICOM and NIfTI, at the
+//! depth they have.
 
+mod file;
 mod jpeg;
 mod png;
 #[cfg(test)]
@@ -8,6 +10,7 @@ mod tests;
 use std::path::Path;
 
 use crate::{Error, Image, Result};
+pub use file::{Axis, ImageFile, ReadOptions};
 
 /// What a file may cost before it is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,12 +19,47 @@ pub struct Limits {
     pub max_pixels: u64,
     /// Largest encoded size in bytes.
     pub max_bytes: u64,
+    /// Largest ratio of decoded to encoded bytes, for what takes more than 64 MiB decoded: honest pictures stay far
+    /// below, decompression bombs don't.
+    pub max_ratio: u64,
 }
 
 impl Default for Limits {
-    /// 178 956 970 pixels (where PIL refuses, twice its warning of 1/4 GiB of RGB) and 512 MiB of file.
+    /// 178 956 970 pixels (where PIL refuses, twice its warning of 1/4 GiB of RGB), 512 MiB of file, and a ratio of 500.
     fn default() -> Self {
-        Self { max_pixels: 178_956_970, max_bytes: 512 << 20 }
+        Self { max_pixels: 178_956_970, max_bytes: 512 << 20, max_ratio: 500 }
+    }
+}
+
+impl Limits {
+    /// Refuses a file of so many bytes.
+    pub(crate) fn check_encoded(&self, bytes: u64) -> Result<()> {
+        if bytes <= self.max_bytes {
+            return Ok(());
+        }
+        let (what, limit) = (format!("{bytes} encoded bytes"), format!("{} bytes", self.max_bytes));
+        Err(Error::TooLarge { what, limit })
+    }
+
+    /// Refuses what would be decoded from so many bytes; `bits` are those of a pixel.
+    pub(crate) fn check_decoded(&self, width: usize, height: usize, bits: usize, encoded: usize) -> Result<()> {
+        let pixels = width as u64 * height as u64;
+        if pixels > self.max_pixels {
+            let (what, limit) =
+                (format!("{width} × {height} = {pixels} pixels"), format!("{} pixels", self.max_pixels));
+            return Err(Error::TooLarge { what, limit });
+        }
+        self.check_unpacked(pixels.saturating_mul(bits as u64) / 8, encoded)
+    }
+
+    /// Refuses so many bytes from so few.
+    pub(crate) fn check_unpacked(&self, decoded: u64, encoded: usize) -> Result<()> {
+        let allowed = (encoded as u64).saturating_mul(self.max_ratio).max(64 << 20);
+        if decoded > allowed {
+            let (what, limit) = (format!("{decoded} bytes out of {encoded}"), format!("{} : 1", self.max_ratio));
+            return Err(Error::TooLarge { what, limit });
+        }
+        Ok(())
     }
 }
 
@@ -35,7 +73,7 @@ pub enum Format {
 }
 
 /// What a file's header says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageInfo {
     /// Columns.
     pub width: usize,
@@ -43,10 +81,14 @@ pub struct ImageInfo {
     pub height: usize,
     /// Channels that [`decode`] gives: 1 or 3.
     pub channels: usize,
-    /// Bits a value in the file.
+    /// Significant bits a value in the file; 32 for floats.
     pub bit_depth: u8,
     /// Format.
     pub format: Format,
+    /// Images in the file: frames, slices or pages.
+    pub frames: usize,
+    /// DICOM's modality, e.g. `CT`.
+    pub modality: Option<String>,
 }
 
 /// Reads a file's header only.
@@ -60,19 +102,20 @@ pub fn probe(bytes: &[u8]) -> Result<ImageInfo> {
     }
 }
 
-/// Decodes a JPEG or PNG to 1 channel (grey files) or 3 (all others), 8 bits.
+/// Decodes a file that holds one 8-bit image to 1 channel (grey files) or 3 (all others).
 ///
 /// - The EXIF orientation is ignored, as PIL ignores it until asked.
 /// - PNG: palettes become RGB, 1, 2 and 4 bits grey are scaled to 8, alpha is dropped without blending (as PIL's
-///   `convert("RGB")`, `convert("L")`), interlaced files are read. 16 bits are refused, never silently cut.
+///   `convert("RGB")`, `convert("L")`), interlaced files are read.
 /// - JPEG: YCbCr and RGB become RGB; CMYK and YCCK become RGB as `(255 − c)(255 − k) / 255`, as PIL's
 ///   `convert("RGB")`. A few values in a hundred differ from libjpeg-turbo's (PIL's) by two grey levels or, one in a
 ///   thousand, more: inverse DCT and chroma interpolation round elsewhere. Pictures under 8 pixels wide or high with
 ///   subsampled chroma are further off.
+/// - Files of other depths and of several images are refused, never silently cut: [`ImageFile`] reads them.
 ///
 /// # Errors
-/// [`Error::TooLarge`] above the limits, [`Error::Corrupt`] for truncated or contradictory files,
-/// [`Error::Unsupported`] for kinds not read, [`Error::UnknownFormat`] for anything else. Never panics.
+/// [`Error::TooLarge`] above the limits, [`Error::Corrupt`] for truncated or contradictory files, [`Error::Depth`] for
+/// other depths, [`Error::Unsupported`] for kinds not read, [`Error::UnknownFormat`] for anything else. Never panics.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
     let mut image = Image::default();
     decode_into(bytes, limits, &mut image)?;
@@ -84,23 +127,24 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
 /// # Errors
 /// As [`decode`]; the image's values are unspecified then.
 pub fn decode_into(bytes: &[u8], limits: &Limits, image: &mut Image) -> Result<()> {
-    if bytes.len() as u64 > limits.max_bytes {
-        return Err(Error::TooLarge {
-            what: format!("{} encoded bytes", bytes.len()),
-            limit: format!("{} bytes", limits.max_bytes),
-        });
-    }
+    limits.check_encoded(bytes.len() as u64)?;
     let info = probe(bytes)?;
-    let pixels = info.width as u64 * info.height as u64;
-    if pixels > limits.max_pixels {
-        return Err(Error::TooLarge {
-            what: format!("{} × {} = {pixels} pixels", info.width, info.height),
-            limit: format!("{} pixels", limits.max_pixels),
-        });
+    if info.bit_depth > 8 {
+        return Err(Error::Depth(format!(
+            "the image has {} bits a value, 8 are read here: open it as an ImageFile and say which values become black \
+             and white",
+            info.bit_depth
+        )));
     }
+    decode_picture(bytes, &info, limits, image)
+}
+
+/// JPEG and PNG of up to 8 bits.
+fn decode_picture(bytes: &[u8], info: &ImageInfo, limits: &Limits, image: &mut Image) -> Result<()> {
+    limits.check_decoded(info.width, info.height, 8 * info.channels, bytes.len())?;
     match info.format {
-        Format::Jpeg => jpeg::decode_into(bytes, &info, image),
-        Format::Png => png::decode_into(bytes, &info, image),
+        Format::Jpeg => jpeg::decode_into(bytes, info, image),
+        Format::Png => png::decode_into(bytes, info, image),
     }
 }
 
@@ -112,10 +156,7 @@ pub fn decode_file(path: &Path, limits: &Limits) -> Result<Image> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let len = std::fs::metadata(path).map_err(io)?.len();
     let in_file = |source| Error::File { path: path.to_owned(), source: Box::new(source) };
-    if len > limits.max_bytes {
-        let (what, limit) = (format!("{len} encoded bytes"), format!("{} bytes", limits.max_bytes));
-        return Err(in_file(Error::TooLarge { what, limit }));
-    }
+    limits.check_encoded(len).map_err(in_file)?;
     let bytes = std::fs::read(path).map_err(io)?;
     decode(&bytes, limits).map_err(in_file)
 }

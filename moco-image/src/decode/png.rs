@@ -23,15 +23,39 @@ pub(super) fn probe(bytes: &[u8]) -> Result<ImageInfo> {
         2 | 3 | 6 => 3,
         other => return Err(corrupt(format!("colour type {other}"))),
     };
-    Ok(ImageInfo { width: width as usize, height: height as usize, channels, bit_depth, format: Format::Png })
+    // Fewer than 8 bits are scaled up to 8.
+    let (width, height, bit_depth) = (width as usize, height as usize, bit_depth.max(8));
+    Ok(ImageInfo { width, height, channels, bit_depth, format: Format::Png, frames: 1, modality: None })
 }
 
+/// Up to 8 bits.
 pub(super) fn decode_into(bytes: &[u8], info: &ImageInfo, image: &mut Image) -> Result<()> {
-    if info.bit_depth == 16 {
-        return Err(Error::Unsupported(
-            "a PNG of 16 bits a value, which is not supported yet; convert it to 8 bits with the range you mean".into(),
-        ));
+    let (mut reader, decoded) = open(bytes, info, BitDepth::Eight)?;
+    // Expanded with alpha first, then alpha is dropped in place.
+    image.reshape(info.width, info.height, decoded)?;
+    read_frame(&mut reader, image.data_mut())?;
+    if decoded != info.channels {
+        drop_alpha(image.data_mut(), decoded, info.channels)?;
+        image.reshape(info.width, info.height, info.channels)?;
     }
+    Ok(())
+}
+
+/// 16 bits.
+pub(super) fn decode_16(bytes: &[u8], info: &ImageInfo) -> Result<Image<u16>> {
+    let (mut reader, decoded) = open(bytes, info, BitDepth::Sixteen)?;
+    let mut data = vec![0; info.width * info.height * decoded * 2];
+    read_frame(&mut reader, &mut data)?;
+    let mut values: Vec<u16> = data.as_chunks().0.iter().map(|b| u16::from_be_bytes(*b)).collect();
+    if decoded != info.channels {
+        drop_alpha(&mut values, decoded, info.channels)?;
+        values.truncate(info.width * info.height * info.channels);
+    }
+    Image::from_values(info.width, info.height, info.channels, values)
+}
+
+/// A reader of one frame at the depth stated, and the channels it gives, alpha included.
+fn open<'a>(bytes: &'a [u8], info: &ImageInfo, wanted: BitDepth) -> Result<(Reader<Cursor<&'a [u8]>>, usize)> {
     // Pixels are bounded by our own limits; this bounds what ancillary chunks may take.
     let budget = 64 << 20;
     let row_bytes = info.width.saturating_mul(8);
@@ -40,7 +64,7 @@ pub(super) fn decode_into(bytes: &[u8], info: &ImageInfo, image: &mut Image) -> 
     decoder.set_transformations(Transformations::EXPAND);
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
-    let mut reader = decoder.read_info().map_err(|e| corrupt(e.to_string()))?;
+    let reader = decoder.read_info().map_err(|e| corrupt(e.to_string()))?;
     let (color, depth) = reader.output_color_type();
     let decoded = match color {
         ColorType::Grayscale => 1,
@@ -50,17 +74,10 @@ pub(super) fn decode_into(bytes: &[u8], info: &ImageInfo, image: &mut Image) -> 
         ColorType::Indexed => return Err(corrupt("a palette that could not be expanded".into())),
     };
     let header = reader.info();
-    if depth != BitDepth::Eight || header.width as usize != info.width || header.height as usize != info.height {
+    if depth != wanted || header.width as usize != info.width || header.height as usize != info.height {
         return Err(corrupt("two headers that disagree".into()));
     }
-    // Expanded with alpha first, then alpha is dropped in place.
-    image.reshape(info.width, info.height, decoded)?;
-    read_frame(&mut reader, image.data_mut())?;
-    if decoded != info.channels {
-        drop_alpha(image.data_mut(), decoded, info.channels)?;
-        image.reshape(info.width, info.height, info.channels)?;
-    }
-    Ok(())
+    Ok((reader, decoded))
 }
 
 fn read_frame(reader: &mut Reader<Cursor<&[u8]>>, data: &mut [u8]) -> Result<()> {
@@ -72,7 +89,7 @@ fn read_frame(reader: &mut Reader<Cursor<&[u8]>>, data: &mut [u8]) -> Result<()>
     reader.finish().map_err(|e| corrupt(e.to_string()))
 }
 
-fn drop_alpha(data: &mut [u8], from: usize, to: usize) -> Result<()> {
+fn drop_alpha<T: Copy>(data: &mut [T], from: usize, to: usize) -> Result<()> {
     if from != to + 1 {
         return Err(corrupt(format!("{from} channels where {to} or {} were expected", to + 1)));
     }

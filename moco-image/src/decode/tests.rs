@@ -1,6 +1,7 @@
 //! Sound files give PIL's pixels, damaged and foreign ones a clear error.
 
 use super::*;
+use crate::Pixels;
 
 /// JPEG files and what PIL 13 (libjpeg-turbo) decodes them to, as PNG.
 macro_rules! fixture {
@@ -82,10 +83,18 @@ fn png_kinds_become_8_bit_grey_or_rgb() {
 }
 
 #[test]
-fn sixteen_bits_are_refused_not_cut() {
-    let bytes = png(::png::ColorType::Grayscale, ::png::BitDepth::Sixteen, 1, 1, &[1, 2]);
-    let error = read(&bytes).unwrap_err();
-    assert!(matches!(error, Error::Unsupported(_)) && error.to_string().contains("16 bits"), "{error}");
+fn sixteen_bits_are_read_as_such_and_never_cut() {
+    use ::png::{BitDepth, ColorType};
+    let grey = png(ColorType::Grayscale, BitDepth::Sixteen, 1, 1, &[1, 2]);
+    let error = read(&grey).unwrap_err();
+    assert!(matches!(error, Error::Depth(_)) && error.to_string().contains("16 bits"), "{error}");
+    let colour = png(ColorType::Rgba, BitDepth::Sixteen, 1, 1, &[0, 1, 0, 2, 255, 255, 0, 9]);
+    for (bytes, expected) in [(grey, vec![258]), (colour, vec![1, 2, 65535])] {
+        let file = ImageFile::open(bytes, &ReadOptions::default()).unwrap();
+        let raster = file.read(0).unwrap();
+        let Pixels::U16(image) = &raster.pixels else { panic!("{raster:?}") };
+        assert_eq!((image.data(), raster.bits, file.info().frames), (&expected[..], 16, 1));
+    }
 }
 
 #[test]

@@ -18,32 +18,22 @@ pub(crate) struct Coefficients {
 
 impl Coefficients {
     /// Weights that bring `input` positions to `output`, for the outputs `from..from + len` only.
-    /// Follows precompute_coeffs and normalize_coeffs_8bpc of libImaging/Resample.c step by step, in double precision.
+    /// Follows normalize_coeffs_8bpc of libImaging/Resample.c.
     pub fn compute(&mut self, input: usize, output: usize, from: usize, len: usize, filter: Filter) {
-        let scale = input as f64 / output as f64;
-        let filter_scale = scale.max(1.0);
-        let support = filter.support() * filter_scale;
-        self.taps = (support.ceil() as usize) * 2 + 1;
+        let scale = (input as f64 / output as f64).max(1.0);
+        self.taps = ((filter.support() * scale).ceil() as usize) * 2 + 1;
         self.first.clear();
         self.count.clear();
         self.weights.clear();
         self.weights.resize(len * self.taps, 0);
-        let inverse = 1.0 / filter_scale;
+        let one = (1u32 << PRECISION_BITS) as f64;
         for i in 0..len {
-            let center = ((from + i) as f64 + 0.5) * scale;
-            let first = (center - support + 0.5).max(0.0) as usize;
-            let end = ((center + support + 0.5) as usize).min(input);
-            let count = end - first;
-            self.exact.clear();
-            self.exact.extend((0..count).map(|x| filter.weight(((x + first) as f64 - center + 0.5) * inverse)));
-            let sum: f64 = self.exact.iter().sum();
-            let one = (1u32 << PRECISION_BITS) as f64;
+            let first = weights(input, output, from + i, filter, &mut self.exact);
             for (weight, &exact) in self.weights[i * self.taps..].iter_mut().zip(&self.exact) {
-                let exact = if sum != 0.0 { exact / sum } else { exact };
                 *weight = if exact < 0.0 { (-0.5 + exact * one) as i32 } else { (0.5 + exact * one) as i32 };
             }
             self.first.push(first);
-            self.count.push(count);
+            self.count.push(self.exact.len());
         }
         self.widest = self.count.iter().copied().max().unwrap_or(0);
     }
@@ -78,6 +68,25 @@ impl Coefficients {
         let last = self.first.len() - 1;
         (self.first[0], self.first[last] + self.count[last])
     }
+}
+
+/// Weights of output `i`, which add up to 1, and the first input they belong to.
+/// Follows precompute_coeffs of libImaging/Resample.c step by step, in double precision.
+pub(super) fn weights(input: usize, output: usize, i: usize, filter: Filter, weights: &mut Vec<f64>) -> usize {
+    let scale = input as f64 / output as f64;
+    let filter_scale = scale.max(1.0);
+    let support = filter.support() * filter_scale;
+    let inverse = 1.0 / filter_scale;
+    let center = (i as f64 + 0.5) * scale;
+    let first = (center - support + 0.5).max(0.0) as usize;
+    let end = ((center + support + 0.5) as usize).min(input);
+    weights.clear();
+    weights.extend((first..end).map(|x| filter.weight((x as f64 - center + 0.5) * inverse)));
+    let sum: f64 = weights.iter().sum();
+    if sum != 0.0 {
+        weights.iter_mut().for_each(|weight| *weight /= sum);
+    }
+    first
 }
 
 impl Filter {

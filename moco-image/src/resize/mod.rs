@@ -1,6 +1,7 @@
 //! Antialiased resizing exactly as PIL does it (libImaging/Resample.c), and torchvision's geometry on top of it.
 
 mod coefficients;
+mod float;
 mod passes;
 #[cfg(test)]
 mod tests;
@@ -8,6 +9,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use coefficients::Coefficients;
+pub(crate) use float::resized_region_f32;
 pub(crate) use passes::LANES;
 
 use crate::{CropBox, Error, Image, Result, Scratch};
@@ -41,6 +43,17 @@ pub fn resize(image: &Image, width: usize, height: usize, filter: Filter) -> Res
     let region = Region { top: 0, left: 0, height, width };
     resized_region(image, (height, width), &region, filter, &mut scratch)?;
     Ok(scratch.take_image())
+}
+
+/// Resizes floats, as `PIL.Image.resize` does in its mode "F".
+///
+/// # Errors
+/// [`Error::Shape`] when a side is 0 or the result overflows.
+pub fn resize_f32(image: &Image<f32>, width: usize, height: usize, filter: Filter) -> Result<Image<f32>> {
+    let region = Region { top: 0, left: 0, height, width };
+    let mut out = Image::default();
+    resized_region_f32(image, (height, width), &region, filter, &mut Vec::new(), &mut out)?;
+    Ok(out)
 }
 
 /// torchvision's `resized_crop` on a PIL image: the crop is cut out first, so the filter sees nothing outside it.

@@ -133,3 +133,48 @@ fn centre_crops_round_half_to_even_and_pad_with_zeros() {
     assert_eq!(take(11), [0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0]);
     assert_eq!(center_crop(&row, 3, 2).unwrap().data(), [0, 0, 4, 5, 0, 0]);
 }
+
+// /usr/bin/env python3: import numpy as np; from PIL import Image, 13.0
+// a = (np.arange(5 * 7) * 37 % 101).astype(np.float32).reshape(5, 7) / 3 - 5
+// np.asarray(Image.fromarray(a, "F").resize((w, h), filter)).ravel()
+#[test]
+fn floats_are_pil_s_mode_f_to_the_last_bit() {
+    let values: Vec<f32> = (0..35).map(|i| (i * 37 % 101) as f32 / 3.0 - 5.0).collect();
+    let image = Image::from_values(7, 5, 1, values).unwrap();
+    for (width, height, filter, expected) in FLOAT_CASES {
+        let out = resize_f32(&image, width, height, filter).unwrap();
+        let expected: Vec<f32> = expected.iter().map(|bits| f32::from_bits(*bits)).collect();
+        assert_eq!(out.data(), expected, "{width}×{height} {filter:?}");
+    }
+}
+
+const FLOAT_CASES: [(usize, usize, Filter, &[u32]); 4] = [
+    (3, 2, Filter::Bilinear, &[0x413745D1, 0x411DCA27, 0x414B7F72, 0x4128A873, 0x414D84CB, 0x4147606A]),
+    (
+        2,
+        5,
+        Filter::Bicubic,
+        &[
+            0x40D0BECC, 0x41319482, 0x416B5790, 0x410D3C56, 0x412DB4BB, 0x4176E9D7, 0x410E6B7E, 0x4157A099, 0x417818FF,
+            0x4119FDC6,
+        ],
+    ),
+    (
+        7,
+        2,
+        Filter::Bilinear,
+        &[
+            0x409A2E8C, 0x4179F07C, 0x4162E8BA, 0x41026C9B, 0x40A5D175, 0x418C1F08, 0x4137C1F0, 0x41126C9C, 0x40F6C9B2,
+            0x41941F07, 0x4147C1F0, 0x41183E10, 0x41322E8B, 0x417D1746,
+        ],
+    ),
+    (
+        9,
+        2,
+        Filter::Bicubic,
+        &[
+            0x4073963B, 0x4142A37D, 0x4180DD3E, 0x414DE07C, 0x40F5A7DA, 0x408F2BEC, 0x41505227, 0x4187F80B, 0x412A8C09,
+            0x411603BC, 0x40EB8A46, 0x414C3468, 0x41959103, 0x414A175A, 0x41248C8C, 0x411D9366, 0x4146561D, 0x4181BAB6,
+        ],
+    ),
+];

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use moco_image::{ChannelMismatch, ChannelOrder, PreprocessRule, ResizeRule, Step};
+use moco_image::{ChannelMismatch, ChannelOrder, PreprocessRule, ResizeRule, Step, ValueRange};
 use moco_models::arch::Stem;
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +117,8 @@ impl RunConfig {
         PreprocessRule {
             channels: self.source.channels,
             bit_depth: 8,
+            values: ValueRange::Full,
+            other_depths: None,
             channel_order: if grey { ChannelOrder::Grey } else { ChannelOrder::Rgb },
             on_mismatch: if grey { ChannelMismatch::Error } else { ChannelMismatch::ReplicateGrey },
             resize: if height == width { ResizeRule::ShorterSide(side) } else { ResizeRule::Exact { height, width } },
