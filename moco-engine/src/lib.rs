@@ -18,4 +18,4 @@ mod plan;
 
 pub use error::{Error, Result};
 pub use kernels::{CpuKernels, Kernels};
-pub use plan::{BnGroups, MemoryEstimate, Mode, Plan, PlanConfig};
+pub use plan::{BnGroups, MemoryEstimate, Mode, Plan, PlanConfig, Recompute};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use moco_engine::ops::{
     InfoNceInputs, InfoNceWorkspace, ema, info_nce, l2_normalise, l2_normalise_backward, sgd_momentum,
 };
-use moco_engine::{BnGroups, Mode, Plan, PlanConfig};
+use moco_engine::{BnGroups, Mode, Plan, PlanConfig, Recompute};
 use moco_models::arch::{ArchSpec, Projector};
 
 struct Counting;
@@ -37,12 +37,17 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn a_warm_step_allocates_nothing() {
     let (batch, dim, size) = (4, 16, 48);
-    for name in ["resnet18", "resnext50_32x4d"] {
+    for (name, recompute) in [
+        ("resnet18", Recompute::Nothing),
+        ("resnet18", Recompute::Blocks),
+        ("resnext50_32x4d", Recompute::Nothing),
+        ("resnext50_32x4d", Recompute::Blocks),
+    ] {
         let projector = Projector::Mlp { dim };
         let graph = ArchSpec { projector, width: 0.25, ..ArchSpec::new(name) }.build().unwrap();
         let compile = |mode, groups| {
             let config = PlanConfig::new(batch, size, size, mode).with_taps(&["projection"]).with_bn_groups(groups);
-            Plan::compile(&graph, &config).unwrap()
+            Plan::compile(&graph, &config.with_recompute(recompute)).unwrap()
         };
         let mut query_plan = compile(Mode::Train, BnGroups::Ranks(2));
         let mut key_plan = compile(Mode::Momentum, BnGroups::Interleaved(2));
@@ -80,6 +85,6 @@ fn a_warm_step_allocates_nothing() {
             step(batch - 1);
             COUNTING.store(false, Ordering::SeqCst);
         });
-        assert_eq!(ALLOCATIONS.swap(0, Ordering::SeqCst), 0, "{name}");
+        assert_eq!(ALLOCATIONS.swap(0, Ordering::SeqCst), 0, "{name} {recompute:?}");
     }
 }

@@ -97,7 +97,7 @@ pub trait Kernels: Sized + Send + Sync {
     fn zero(&mut self, view: &mut Self::View, offset: usize, len: usize);
 
     /// `y = conv(input, params[weight])`, plus `params[bias]` on each pixel if there is one. With `sums`, the sums that
-    /// [`Kernels::norm_batch_stats`] needs are kept for the call that follows.
+    /// [`Kernels::norm_batch_stats`] needs are kept for the call that follows; `y` is the same to the bit without them.
     fn conv_forward(
         &mut self,
         shape: &ConvShape,

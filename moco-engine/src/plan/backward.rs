@@ -1,6 +1,6 @@
 //! Running a plan backward.
 
-use super::memory::gets_gradient;
+use super::memory::{Life, gets_gradient};
 use super::program::{Join, Step, ValueId};
 use super::{Mode, Plan, State, norm_shape, read};
 use crate::kernels::{ConvInput, InputNorm, LinearShape, MapShape, Mask, PoolShape};
@@ -48,8 +48,13 @@ impl<K: Kernels> Plan<K> {
     ) -> Result<()> {
         self.kernels.zero(gradients, 0, self.program.params_len);
         self.present.fill(false);
+        let mut segments = self.segments.len();
         for t in (0..self.program.steps.len()).rev() {
             let step = self.program.steps[t];
+            if segments > 0 && self.segments[segments - 1].steps.end == t + 1 {
+                segments -= 1;
+                self.recompute(segments, params, d_taps, n)?;
+            }
             if !gets_gradient(&self.program, &step) {
                 continue;
             }
@@ -62,6 +67,21 @@ impl<K: Kernels> Plan<K> {
             if self.present[y] {
                 self.differentiate(step, y, params, gradients, n);
             }
+        }
+        Ok(())
+    }
+
+    /// Computes again what the gradients of a segment read, if any gradient has reached it.
+    fn recompute(&mut self, segment: usize, params: &K::View, d_taps: &[(&str, &K::View)], n: usize) -> Result<()> {
+        let steps = self.segments[segment].steps.clone();
+        let writes = |value| self.program.steps[steps.clone()].iter().any(|s| self.program.output(s) == Some(value));
+        let mut reached = (0..self.present.len()).any(|value| self.present[value] && writes(value));
+        for (tap, _) in d_taps {
+            reached |= writes(self.tap_value(tap)?);
+        }
+        for i in 0..if reached { self.segments[segment].again.len() } else { 0 } {
+            let step = self.program.steps[self.segments[segment].again[i]];
+            self.run(step, Life::Second, params, n);
         }
         Ok(())
     }
@@ -107,7 +127,7 @@ impl<K: Kernels> Plan<K> {
     /// Masks `dy` by the step's ReLU where that has to be written, and computes the gradients of the step's parameters.
     fn parameter_gradients(&mut self, step: Step, dy: &mut K::MapView, gradients: &mut K::View, n: usize) {
         let Plan { program, memory, slots, stats, kernels, .. } = self;
-        let value = |v| read::<K>(program, memory, slots, v, n);
+        let value = |v| read::<K>(program, memory, slots, Life::Second, v, n);
         match step {
             Step::Conv { x, shape, at, .. } => {
                 let norm = program.values[x].unwritten.map(|u| (norm_shape(&program.norms[u.norm], n), u));
@@ -165,7 +185,7 @@ impl<K: Kernels> Plan<K> {
                 None => pass_on(kernels, dy, dx, accumulate),
                 Some(of) => {
                     let (norm, stats) = (&program.norms[of], &stats[of]);
-                    let z = read::<K>(program, memory, slots, norm.z, n);
+                    let z = read::<K>(program, memory, slots, Life::Second, norm.z, n);
                     let recompute = relu && matches!(join, Join::Nothing);
                     kernels.norm_backward_apply(&norm_shape(norm, n), z, stats, recompute, Some(dy), dx, accumulate);
                 }
@@ -182,7 +202,7 @@ impl<K: Kernels> Plan<K> {
             && let Some(of) = normalised_target(norm, join, i)
         {
             let (norm, stats) = (&program.norms[of], &stats[of]);
-            let z = read::<K>(program, memory, slots, norm.z, n);
+            let z = read::<K>(program, memory, slots, Life::Second, norm.z, n);
             let recompute = relu && matches!(join, Join::Nothing);
             kernels.norm_backward_apply(&norm_shape(norm, n), z, stats, recompute, None, dy, false);
         }

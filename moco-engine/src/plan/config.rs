@@ -14,6 +14,18 @@ pub enum Mode {
     Train,
 }
 
+/// What a plan in [`Mode::Train`] computes a second time instead of keeping it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recompute {
+    /// Nothing: the fastest.
+    #[default]
+    Nothing,
+    /// Everything inside the blocks of the network: of each block only the result is kept, and the rest is computed
+    /// again right before its gradients. Costs one more forward pass of the convolutions and changes no bit of any
+    /// result.
+    Blocks,
+}
+
 /// Sizes and options of a [`Plan`](crate::Plan).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanConfig {
@@ -30,17 +42,33 @@ pub struct PlanConfig {
     /// Taps that can be read (and, in [`Mode::Train`], can receive gradients); empty = every tap of the graph. Each tap
     /// that is kept occupies memory until the next forward pass, so name only what is used.
     pub taps: Vec<String>,
+    /// What is computed twice to save memory; unused outside of [`Mode::Train`].
+    pub recompute: Recompute,
 }
 
 impl PlanConfig {
     /// A plan with one group of statistics and every tap of the graph.
     pub fn new(batch: usize, height: usize, width: usize, mode: Mode) -> PlanConfig {
-        PlanConfig { batch, height, width, mode, bn_groups: BnGroups::Whole, taps: vec![] }
+        PlanConfig {
+            batch,
+            height,
+            width,
+            mode,
+            bn_groups: BnGroups::Whole,
+            taps: vec![],
+            recompute: Recompute::Nothing,
+        }
     }
 
     /// The same with only these taps.
     pub fn with_taps(mut self, taps: &[&str]) -> PlanConfig {
         self.taps = taps.iter().map(|t| t.to_string()).collect();
+        self
+    }
+
+    /// The same, computing this again instead of keeping it.
+    pub fn with_recompute(mut self, recompute: Recompute) -> PlanConfig {
+        self.recompute = recompute;
         self
     }
 

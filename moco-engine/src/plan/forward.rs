@@ -1,5 +1,6 @@
 //! Running a plan forward.
 
+use super::memory::Life;
 use super::program::{Join, Step, ValueId};
 use super::{Mode, Plan, State, norm_shape, read};
 use crate::kernels::{ConvInput, InputNorm, LinearShape, MapShape, PoolShape, Residual};
@@ -29,7 +30,7 @@ impl<K: Kernels> Plan<K> {
     }
 
     fn run_steps(&mut self, params: &K::View, buffers: &mut K::View, images: &K::View, n: usize) {
-        let slot = self.memory.value[0].expect("the images have a slot");
+        let slot = self.memory.slot(0, Life::First).expect("the images have a slot");
         let mut input = self.take(slot);
         self.kernels.load(images, K::map_view_mut(&mut input, K::len(images)), false);
         self.put_back(slot, input);
@@ -39,7 +40,7 @@ impl<K: Kernels> Plan<K> {
             if let Step::Stats { norm, summed } = step {
                 self.statistics(norm, summed, params, buffers, n);
             } else {
-                self.run(step, params, n);
+                self.run(step, Life::First, params, n);
             }
             if let Some(y) = self.program.output(&step) {
                 self.give_out(y, n);
@@ -52,7 +53,7 @@ impl<K: Kernels> Plan<K> {
         let Plan { program, memory, slots, outputs, kernels, .. } = self;
         for ((_, of), output) in program.taps.iter().zip(outputs) {
             if *of == value {
-                let from = read::<K>(program, memory, slots, value, n);
+                let from = read::<K>(program, memory, slots, Life::First, value, n);
                 kernels.store(from, K::view_mut(output, n * program.sample_len(value)));
             }
         }
@@ -76,26 +77,27 @@ impl<K: Kernels> Plan<K> {
         if config.mode == Mode::Eval {
             kernels.norm_running_stats(&shape, params, norm.at, buffers, stats);
         } else {
-            let z = read::<K>(program, memory, slots, norm.z, n);
+            let z = read::<K>(program, memory, slots, Life::First, norm.z, n);
             kernels.norm_batch_stats(&shape, z, summed, params, norm.at, buffers, stats);
         }
     }
 
-    fn run(&mut self, step: Step, params: &K::View, n: usize) {
+    /// Runs a step that writes a value. In its second life it finds its statistics and writes no other trace.
+    pub(super) fn run(&mut self, step: Step, life: Life, params: &K::View, n: usize) {
         let y = self.program.output(&step).expect("every step but statistics writes a value");
-        let Some(y_slot) = self.memory.value[y] else { return };
+        let Some(y_slot) = self.memory.slot(y, life) else { return };
         let mut output = self.take(y_slot);
         let Plan { program, memory, slots, stats, kernels, config, indices, .. } = self;
-        let value = |v| read::<K>(program, memory, slots, v, n);
+        let value = |v| read::<K>(program, memory, slots, life, v, n);
         // An operand in the output's own slot is read in place.
-        let operand = |v: usize| (memory.value[program.stored(v)] != Some(y_slot)).then(|| value(v));
+        let operand = |v: usize| (memory.slot(program.stored(v), life) != Some(y_slot)).then(|| value(v));
         let y = K::map_view_mut(&mut output, n * program.sample_len(y));
         match step {
             Step::Stats { .. } => unreachable!("statistics write no value"),
             Step::Conv { x, shape, at, sums, .. } => {
                 let norm = program.values[x].unwritten.map(|u| (norm_shape(&program.norms[u.norm], n), u));
                 let norm = norm.as_ref().map(|(shape, u)| InputNorm { shape, stats: &stats[u.norm], relu: u.relu });
-                let sums = sums && config.mode != Mode::Eval;
+                let sums = sums && config.mode != Mode::Eval && life == Life::First;
                 kernels.conv_forward(&shape.with_n(n), ConvInput { x: value(x), norm }, params, at, sums, y);
             }
             Step::Apply { norm, join, relu, .. } => {
@@ -110,7 +112,8 @@ impl<K: Kernels> Plan<K> {
             Step::Relu { x, .. } => kernels.relu(operand(x), y),
             Step::Add { a, b, relu, .. } => kernels.add(operand(a), value(b), relu, y),
             Step::MaxPool { x, shape, index, .. } => {
-                kernels.max_pool(&PoolShape { n, ..shape }, value(x), y, indices.get_mut(index));
+                let index = indices.get_mut(index).filter(|_| life == Life::First);
+                kernels.max_pool(&PoolShape { n, ..shape }, value(x), y, index);
             }
             Step::MeanPool { x, shape, .. } => kernels.mean_pool(&MapShape { n, ..shape }, value(x), y),
             Step::Linear { x, shape, at, relu, .. } => {

@@ -5,6 +5,7 @@ mod config;
 mod forward;
 mod memory;
 mod program;
+mod schedule;
 #[cfg(test)]
 mod tests;
 
@@ -12,11 +13,12 @@ use moco_models::{Graph, Shape};
 
 use crate::kernels::{Need, NormShape};
 use crate::{CpuKernels, Error, Kernels, Result};
-use memory::Memory;
+use memory::{Life, Memory};
 use program::{Norm, Program, Step, ValueId};
+use schedule::Segment;
 
 pub use crate::kernels::BnGroups;
-pub use config::{MemoryEstimate, Mode, PlanConfig};
+pub use config::{MemoryEstimate, Mode, PlanConfig, Recompute};
 
 /// Longest side of an image.
 const MAX_SIDE: usize = 1 << 16;
@@ -42,6 +44,8 @@ const MAX_SIDE: usize = 1 << 16;
 pub struct Plan<K: Kernels = CpuKernels> {
     config: PlanConfig,
     program: Program,
+    /// What is computed again in a backward pass.
+    segments: Vec<Segment>,
     memory: Memory,
     estimate: MemoryEstimate,
     kernels: K,
@@ -87,7 +91,7 @@ impl Plan {
     /// # Errors
     /// As [`Plan::compile`].
     pub fn estimate(graph: &Graph, config: &PlanConfig) -> Result<MemoryEstimate> {
-        let (program, memory) = lay_out(graph, config)?;
+        let (program, _, memory) = lay_out(graph, config)?;
         Ok(announce(&program, &memory, config, &mut CpuKernels::default()))
     }
 }
@@ -98,7 +102,7 @@ impl<K: Kernels> Plan<K> {
     /// # Errors
     /// As [`Plan::compile`].
     pub fn compile_with(graph: &Graph, config: &PlanConfig, mut kernels: K) -> Result<Plan<K>> {
-        let (program, memory) = lay_out(graph, config)?;
+        let (program, segments, memory) = lay_out(graph, config)?;
         let estimate = announce(&program, &memory, config, &mut kernels);
         kernels.allocate_workspace()?;
         let slots = memory.slots.iter().map(|&len| kernels.map(len).map(Some)).collect::<Result<_>>()?;
@@ -110,7 +114,20 @@ impl<K: Kernels> Plan<K> {
         };
         let present = vec![false; program.values.len()];
         let (config, state) = (config.clone(), State::Empty);
-        Ok(Plan { config, program, memory, estimate, kernels, slots, outputs, stats, indices, present, state })
+        Ok(Plan {
+            config,
+            program,
+            segments,
+            memory,
+            estimate,
+            kernels,
+            slots,
+            outputs,
+            stats,
+            indices,
+            present,
+            state,
+        })
     }
 
     /// A tap of the last forward pass, NHWC, for the `n` images it was given.
@@ -172,6 +189,7 @@ fn read<'a, K>(
     program: &Program,
     memory: &Memory,
     slots: &'a [Option<K::Map>],
+    life: Life,
     value: ValueId,
     n: usize,
 ) -> &'a K::MapView
@@ -179,11 +197,11 @@ where
     K: Kernels + 'a,
 {
     let stored = program.stored(value);
-    let slot = memory.value[stored].expect("a stored value has a slot");
+    let slot = memory.slot(stored, life).expect("a stored value has a slot");
     K::map_view(slots[slot].as_ref().expect("no step reads the slot it writes"), n * program.sample_len(stored))
 }
 
-fn lay_out(graph: &Graph, config: &PlanConfig) -> Result<(Program, Memory)> {
+fn lay_out(graph: &Graph, config: &PlanConfig) -> Result<(Program, Vec<Segment>, Memory)> {
     if config.batch == 0 {
         return Err(Error::Config("a plan needs a batch of at least 1".into()));
     }
@@ -195,8 +213,9 @@ fn lay_out(graph: &Graph, config: &PlanConfig) -> Result<(Program, Memory)> {
         return Err(Error::Config(format!("images of {h}×{w} are larger than {MAX_SIDE}×{MAX_SIDE}")));
     }
     let program = Program::build(graph, config)?;
-    let memory = Memory::assign(&program, config);
-    Ok((program, memory))
+    let segments = schedule::segments(&program, config);
+    let memory = Memory::assign(&program, &segments, config);
+    Ok((program, segments, memory))
 }
 
 /// Tells the kernels every step and adds up what all will need.
