@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use moco_engine::BnGroups;
 use moco_engine::ops::{InfoNceInputs, SameImage, info_nce_logits, l2_normalise};
+use moco_engine::{BnGroups, Recompute};
 use moco_models::FlatLayout;
 use moco_models::arch::{ArchSpec, Projector, Stem};
 use moco_train::objective::{KeyQueue, Moco, MocoConfig, MocoState, Sgd, Shuffle, Views};
@@ -79,6 +79,7 @@ impl Trace {
                     (w, 1) => BnGroups::Ranks(w),
                     _ => return Err("bn_splits on several ranks is not a thing of the reference".into()),
                 },
+                recompute: Recompute::Nothing,
             },
             capacity: count("K")?,
             dim,

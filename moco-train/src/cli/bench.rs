@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use moco_engine::BnGroups;
+use moco_engine::{BnGroups, Recompute};
 use moco_image::Rng;
 use moco_models::arch::{ArchSpec, Projector, Stem};
 use moco_models::init::initialise;
@@ -53,6 +53,10 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     virtual_ranks: usize,
 
+    /// Keeps only the results of blocks and computes the rest again for the backward pass: less memory, more time
+    #[arg(long)]
+    checkpoint_activations: bool,
+
     /// Prints one JSON line
     #[arg(long)]
     json: bool,
@@ -86,6 +90,7 @@ pub fn run(args: &Args) -> Result<()> {
         symmetric: false,
         mask_same_image: false,
         bn_groups: if args.virtual_ranks > 1 { BnGroups::Ranks(args.virtual_ranks) } else { BnGroups::Whole },
+        recompute: if args.checkpoint_activations { Recompute::Blocks } else { Recompute::Nothing },
     };
     let mut moco = Moco::new(&graph, config, MocoState::new(initialise(&graph, 0), args.queue, DIM, 0))?;
     let mut rng = Rng::new(0, 0);
@@ -94,7 +99,11 @@ pub fn run(args: &Args) -> Result<()> {
     let images: Vec<u64> = (0..batch as u64).collect();
     let sgd = Sgd { lr: 0.03, momentum: 0.9, weight_decay: 1e-4 };
     let (mut times, mut loss) = (vec![], 0.0);
+    let mut busy_before = None;
     for step in 0..args.warmup + steps {
+        if step == args.warmup {
+            busy_before = busy_seconds();
+        }
         let begin = Instant::now();
         let shuffle = Shuffle::random(batch, &mut rng);
         loss = moco.step(&Views { views: [&views[0], &views[1]], images: &images }, &[shuffle], &sgd)?.loss;
@@ -102,6 +111,9 @@ pub fn run(args: &Args) -> Result<()> {
             times.push(begin.elapsed().as_secs_f64() * 1e3);
         }
     }
+    let threads = rayon::current_num_threads();
+    let wall: f64 = times.iter().sum::<f64>() / 1e3;
+    let busy = busy_before.zip(busy_seconds()).map(|(before, after)| (after - before) / (wall * threads as f64));
     times.sort_by(f64::total_cmp);
     let median = (times[(steps - 1) / 2] + times[steps / 2]) / 2.0;
     let images_per_s = batch as f64 / (median / 1e3);
@@ -110,7 +122,9 @@ pub fn run(args: &Args) -> Result<()> {
         let line = json!({
             "peer": tool_version(), "arch": args.arch, "size": args.size, "batch": batch, "steps": steps,
             "warmup": args.warmup, "device": args.compute.device, "queue": args.queue, "cifar_stem": args.cifar_stem,
-            "virtual_ranks": args.virtual_ranks, "threads": rayon::current_num_threads(),
+            "virtual_ranks": args.virtual_ranks,
+            "checkpoint_activations": args.checkpoint_activations, "threads": threads,
+            "cores_busy": busy.map(|b| (b * 1e3).round() / 1e3),
             "img_per_s": (images_per_s * 100.0).round() / 100.0,
             "step_ms": { "min": tenths(times[0]), "median": tenths(median), "max": tenths(times[steps - 1]) },
             "peak_mib": peak_mib(), "loss": (loss * 1e4).round() / 1e4,
@@ -118,13 +132,26 @@ pub fn run(args: &Args) -> Result<()> {
         println!("{line}");
     } else {
         println!(
-            "{images_per_s:.2} images/s; a step of {batch} takes {median:.1} ms (median of {steps}; {:.1} to {:.1}); {} MiB",
+            "{images_per_s:.2} images/s; a step of {batch} takes {median:.1} ms (median of {steps}; {:.1} to {:.1}); {} MiB; \
+             {threads} threads busy {} of the time",
             times[0],
             times[steps - 1],
-            peak_mib().map_or("unknown".into(), |m| m.to_string())
+            peak_mib().map_or("unknown".into(), |m| m.to_string()),
+            busy.map_or("unknown".into(), |b| format!("{:.1} %", 100.0 * b)),
         );
     }
     Ok(())
+}
+
+/// Processor time of all threads of this process so far, in steps of 10 ms, where the system tells.
+fn busy_seconds() -> Option<f64> {
+    /// The unit in which Linux reports to programs, on every architecture that Rust's standard library supports.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The second field is a name in parentheses that may hold anything; user and system time are fields 14 and 15.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_whitespace().skip(11).map(|field| field.parse::<f64>().ok());
+    Some((times.next()?? + times.next()??) / TICKS_PER_SECOND)
 }
 
 /// Largest memory of this process so far, where the system tells.

@@ -1,7 +1,7 @@
 //! Momentum Contrast, v1 (arXiv:1911.05722) and v2 (arXiv:2003.04297), and the symmetric form of the CIFAR-10 demo.
 
 use moco_engine::ops::{InfoNce, InfoNceInputs, InfoNceWorkspace, SameImage, info_nce, sgd_momentum};
-use moco_engine::{BnGroups, Mode, PlanConfig};
+use moco_engine::{BnGroups, Mode, PlanConfig, Recompute};
 use moco_image::Rng;
 use moco_models::{Graph, Weights};
 
@@ -26,6 +26,8 @@ pub struct MocoConfig {
     pub mask_same_image: bool,
     /// Who shares batch statistics.
     pub bn_groups: BnGroups,
+    /// What the query encoder computes twice to save memory.
+    pub recompute: Recompute,
 }
 
 impl MocoConfig {
@@ -44,6 +46,7 @@ impl MocoConfig {
                 GroupKind::Interleaved if count > 1 => BnGroups::Interleaved(count),
                 _ => BnGroups::Whole,
             },
+            recompute: Recompute::Nothing,
         }
     }
 
@@ -63,7 +66,10 @@ impl MocoConfig {
     /// The plan of an encoder.
     pub fn plan(&self, mode: Mode) -> PlanConfig {
         let [height, width] = self.size;
-        PlanConfig::new(self.batch, height, width, mode).with_bn_groups(self.bn_groups).with_taps(&["projection"])
+        PlanConfig::new(self.batch, height, width, mode)
+            .with_bn_groups(self.bn_groups)
+            .with_recompute(self.recompute)
+            .with_taps(&["projection"])
     }
 }
 

@@ -24,6 +24,7 @@ fn config() -> MocoConfig {
         symmetric: false,
         mask_same_image: false,
         bn_groups: BnGroups::Ranks(2),
+        recompute: Recompute::Nothing,
     }
 }
 
