@@ -2,4 +2,5 @@
 
 mod abi;
 mod e2e;
+mod hub;
 mod parity;

@@ -75,9 +75,13 @@ impl moco_backbone {
 
 /// Opens a backbone.
 ///
-/// Parameters: `path`: a backbone.safetensors file, or a folder that holds one. `options`: or NULL for all defaults.
-/// `out`: receives the backbone.
-/// Returns: NULL, or an error: MOCO_CODE_IO, MOCO_CODE_FORMAT (every missing, unknown or misshapen tensor is named),
+/// Files of others (MoCo's, torchvision's, timm's, Detectron2's) are converted in memory; what is assumed of them is told
+/// to the log callback as warnings (moco_log_set()).
+///
+/// Parameters: `path`: a backbone.safetensors file, a folder that holds one, or hf://owner/name[@revision][/file] in a Hub
+/// of models, which is fetched into the usual cache (HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN and HF_HUB_OFFLINE are
+/// read). `options`: or NULL for all defaults. `out`: receives the backbone.
+/// Returns: NULL, or an error: MOCO_CODE_IO (also what cannot be fetched), MOCO_CODE_FORMAT (every missing, unknown or misshapen tensor is named),
 /// MOCO_CODE_RUNTIME (every place where ONNX Runtime was looked for is named), MOCO_CODE_INVALID_ARGUMENT.
 /// Memory: free the backbone with moco_backbone_free().
 /// Thread safety: any thread.

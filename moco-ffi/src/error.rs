@@ -12,7 +12,7 @@ pub enum moco_code {
     Ok = 0,
     /// An argument is NULL, out of range, or does not fit another one.
     InvalidArgument = 1,
-    /// A file is missing, or cannot be read or written.
+    /// A file is missing, or cannot be read, written or fetched.
     Io = 2,
     /// A file is damaged or not of the kind that was expected.
     Format = 3,
@@ -67,11 +67,25 @@ impl From<moco_image::Error> for moco_error {
     }
 }
 
+impl From<moco_hub::Error> for moco_error {
+    fn from(error: moco_hub::Error) -> moco_error {
+        use moco_hub::Error as E;
+        let code = match error {
+            E::Model(error) => return error.into(),
+            E::Reference { .. } | E::Settings(_) => moco_code::InvalidArgument,
+            E::Answer { .. } | E::Damaged { .. } => moco_code::Format,
+            _ => moco_code::Io,
+        };
+        moco_error::new(code, error.to_string())
+    }
+}
+
 impl From<moco_infer::Error> for moco_error {
     fn from(error: moco_infer::Error) -> moco_error {
         use moco_infer::Error as E;
         match error {
             E::Model(error) => error.into(),
+            E::Hub(error) => error.into(),
             E::Image(error) => error.into(),
             E::File { path, source } => {
                 let error = moco_error::from(source);

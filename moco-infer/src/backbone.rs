@@ -16,12 +16,16 @@ pub struct Backbone {
 }
 
 impl Backbone {
-    /// Opens a backbone file, or the `backbone.safetensors` in a folder.
+    /// Opens a backbone: a file, a folder, or `hf://owner/name[@revision][/file]` in a Hub. Files of others (MoCo's,
+    /// torchvision's, timm's, Detectron2's) are converted in memory; what is assumed of them goes to the log as warnings.
     ///
     /// # Errors
-    /// [`Error::Model`] naming the file and what is wrong with it: no card, missing, unknown or misshapen tensors.
+    /// [`Error::Model`] naming the file and what is wrong with it: missing, unknown or misshapen tensors;
+    /// [`Error::Hub`] if it cannot be fetched.
     pub fn open(path: &Path) -> Result<Backbone> {
-        Ok(Backbone { file: Arc::new(BackboneFile::open(path)?) })
+        let opened = moco_hub::open_backbone(path, &mut |_| ())?;
+        opened.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        Ok(opened.file.into())
     }
 
     /// What the file says about itself.
@@ -90,6 +94,12 @@ impl Backbone {
             }
         }
         Ok(chosen)
+    }
+}
+
+impl From<BackboneFile> for Backbone {
+    fn from(file: BackboneFile) -> Backbone {
+        Backbone { file: Arc::new(file) }
     }
 }
 

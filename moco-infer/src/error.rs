@@ -15,6 +15,9 @@ pub enum Error {
     /// A backbone file that cannot be opened.
     #[error(transparent)]
     Model(#[from] moco_models::Error),
+    /// A backbone that cannot be fetched from a Hub.
+    #[error(transparent)]
+    Hub(moco_hub::Error),
     /// An image that cannot be decoded or prepared.
     #[error("{}: {source}", path.display())]
     File {
@@ -48,6 +51,15 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl From<moco_hub::Error> for Error {
+    fn from(error: moco_hub::Error) -> Error {
+        match error {
+            moco_hub::Error::Model(error) => Error::Model(error),
+            error => Error::Hub(error),
+        }
+    }
 }
 
 impl<T> From<ort::Error<T>> for Error {

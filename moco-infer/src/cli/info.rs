@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use moco_hub::open_on_terminal;
 use moco_infer::Backbone;
 use serde_json::json;
 
 /// Prints network, taps with their sizes, preprocessing, training and hash of a backbone file.
 #[derive(Args)]
 pub struct Info {
-    /// The backbone file, or a folder that holds backbone.safetensors.
+    /// The backbone: a file, a folder that holds one, or hf://owner/name[@revision][/file].
+    #[arg(value_name = "PLACE")]
     backbone: PathBuf,
     /// Print one JSON object with the whole card instead.
     #[arg(long)]
@@ -19,7 +21,7 @@ pub struct Info {
 
 impl Info {
     pub fn run(&self) -> Result<()> {
-        let backbone = Backbone::open(&self.backbone)?;
+        let backbone = Backbone::from(open_on_terminal(&self.backbone)?);
         let (card, graph, file) = (backbone.card(), backbone.graph(), backbone.file());
         let size = backbone.fixed_input_size();
         let [height, width] = size.unwrap_or([224, 224]);

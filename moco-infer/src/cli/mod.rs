@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use moco_hub::open_on_terminal;
 use moco_image::Limits;
 use moco_infer::{Backbone, Extractor, ExtractorOptions};
 
@@ -16,7 +17,9 @@ use moco_infer::{Backbone, Extractor, ExtractorOptions};
 ///
 /// A backbone is a `backbone.safetensors` file written by `moco-train pretrain` or `moco-train import`. Its card says
 /// how images are prepared; nothing about that is an option here, so that features are always the ones the backbone
-/// was trained for.
+/// was trained for. It may lie in a Hub (hf://owner/name[@revision][/file]; HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN
+/// and HF_HUB_OFFLINE are read). Files of MoCo, torchvision, timm and Detectron2 are converted in memory, with a note on
+/// what is assumed.
 #[derive(Parser)]
 #[command(version, propagate_version = true)]
 pub struct Cli {
@@ -37,8 +40,8 @@ enum Command {
 /// Options that every extracting command takes.
 #[derive(Args)]
 struct Extraction {
-    /// The backbone file, or a folder that holds backbone.safetensors.
-    #[arg(long, value_name = "FILE")]
+    /// The backbone: a file, a folder that holds one, or hf://owner/name[@revision][/file].
+    #[arg(long, value_name = "PLACE")]
     backbone: PathBuf,
     /// Features to take: pooled, or a feature map c1 … c5 (see `moco-infer info`). May be given several times.
     #[arg(long = "tap", value_name = "NAME", default_value = "pooled")]
@@ -59,7 +62,7 @@ struct Extraction {
 
 impl Extraction {
     fn extractor(&self) -> Result<Extractor> {
-        let backbone = Backbone::open(&self.backbone)?;
+        let backbone = Backbone::from(open_on_terminal(&self.backbone)?);
         let mut limits = Limits::default();
         if let Some(pixels) = self.max_pixels {
             limits.max_pixels = pixels;

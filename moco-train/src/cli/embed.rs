@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use moco_models::weights::BackboneFile;
+use moco_hub::open_on_terminal;
 use moco_models::write_atomically;
 use moco_train::data::{Channels, DataOptions, Dataset, Split};
 use moco_train::eval::{Extraction, FeatureSet, features};
@@ -26,8 +26,8 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
-    /// The backbone file
-    #[arg(long, value_name = "FILE")]
+    /// The backbone: a file, a run folder, or hf://owner/name[@revision][/file]
+    #[arg(long, value_name = "PLACE")]
     backbone: PathBuf,
 
     /// The file to write, NumPy's format: float32 [images, features]
@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("{} exists already and is not overwritten: give another --out", taken.display());
     }
     args.compute.prepare()?;
-    let file = BackboneFile::open(&args.backbone)?;
+    let file = open_on_terminal(&args.backbone)?;
     let rule = &file.card().preprocess;
     let channels = if rule.channels == 1 { Channels::Grey } else { Channels::Rgb };
     let dataset = Dataset::open(&args.data, &DataOptions { channels, split: Split::All, ..DataOptions::default() })

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
+use moco_hub::open_on_terminal;
 use moco_models::init::initialise;
+use moco_models::sha256_of_file;
 use moco_models::weights::BackboneFile;
 use moco_train::data::{Channels, DataOptions, Dataset, Split};
 use moco_train::eval::{
@@ -40,8 +42,8 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Common {
-    /// The backbone file, or a run folder
-    #[arg(long, value_name = "FILE")]
+    /// The backbone: a file, a run folder, or hf://owner/name[@revision][/file]
+    #[arg(long, value_name = "PLACE")]
     backbone: PathBuf,
 
     /// Labelled images; with `train` and `test` (or `val`) inside, or see --test
@@ -127,7 +129,7 @@ struct Subject {
 impl Subject {
     fn open(common: &Common) -> Result<Subject> {
         common.compute.prepare()?;
-        let file = BackboneFile::open(&common.backbone)?;
+        let file = open_on_terminal(&common.backbone)?;
         file.graph().tap(&common.tap)?;
         let channels = match file.card().preprocess.channels {
             1 => Channels::Grey,
@@ -266,7 +268,7 @@ fn run_linear(args: &LinearArgs) -> Result<()> {
         ControlFlow::Continue(())
     })?;
     bar.finish_and_clear();
-    let unchanged = fingerprint(&weights) == before && BackboneFile::open(&common.backbone)?.sha256() == file_hash;
+    let unchanged = fingerprint(&weights) == before && sha256_of_file(subject.file.path())? == file_hash;
     if !unchanged {
         bail!("{}: changed during the evaluation, so that the figures are of no use", common.backbone.display());
     }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use moco_hub::open_on_terminal;
 use moco_models::export::{detectron2, torchvision};
 use moco_models::onnx::{self, ExportOptions, InputSize};
-use moco_models::weights::BackboneFile;
 
 use super::overrides::parse_size;
 
@@ -18,7 +18,8 @@ use super::overrides::parse_size;
     moco-train export backbone.safetensors --to torchvision --out backbone.pth"
 )]
 pub struct Args {
-    /// The backbone file
+    /// The backbone: a file, a run folder, or hf://owner/name[@revision][/file]
+    #[arg(value_name = "PLACE")]
     file: PathBuf,
 
     /// The format
@@ -60,7 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.out.exists() {
         bail!("{} exists already and is not overwritten: give another --out", args.out.display());
     }
-    let file = BackboneFile::open(&args.file)?;
+    let file = open_on_terminal(&args.file)?;
     let (graph, weights) = (file.graph(), file.weights()?);
     match args.to {
         Format::Onnx => {

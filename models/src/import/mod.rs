@@ -2,6 +2,7 @@
 //! tensors; what was found, chosen and left out is said in notes and in the card.
 
 mod names;
+mod open;
 mod source;
 
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::path::Path;
 use moco_image::PreprocessRule;
 
 use self::names::{Encoder as Found, find_encoder, guess_arch};
+pub use self::open::{Opened, open};
 use self::source::Source;
 use crate::arch::{ArchSpec, Projector};
 use crate::card::Card;

@@ -34,7 +34,8 @@ impl Source {
                 return Err(failed("is a safetensors file; it has no entries to choose a state dict from"));
             }
             let file = SafetensorsFile::open(path)?;
-            let card = file.metadata(CARD_KEY).map(Card::from_json).transpose()?.map(Box::new);
+            let card = file.metadata(CARD_KEY).map(Card::from_json).transpose().map_err(|e| failed(&e.to_string()))?;
+            let card = card.map(Box::new);
             return Ok(Source::Safetensors { file, card });
         }
         Err(failed(match start.trim_ascii_start().first() {

@@ -13,7 +13,7 @@ use crate::{Error, Graph, Result};
 pub const CARD_KEY: &str = "moco.card";
 
 /// Name of the backbone file in a folder.
-pub(crate) const FILE_NAME: &str = "backbone.safetensors";
+pub const BACKBONE_FILE: &str = "backbone.safetensors";
 
 /// Writes a backbone file: what `card.arch` describes, out of `weights` of `graph`, which may hold more (the projector
 /// of a training run is left out unless the card's architecture has it). Batch normalisations get the counter
@@ -23,12 +23,20 @@ pub(crate) const FILE_NAME: &str = "backbone.safetensors";
 /// [`Error::Card`] if the card is not valid, [`Error::Mismatch`] if weights and card disagree or a value is not finite,
 /// [`Error::Io`].
 pub fn save_backbone(path: &Path, graph: &Graph, weights: &Weights, card: &Card) -> Result<()> {
+    let (target, weights) = described_by(card, graph, weights)?;
+    save_safetensors(path, &torchvision_tensors(&target, &weights)?, &metadata(card))
+}
+
+/// The part of `weights` that the card describes.
+fn described_by(card: &Card, graph: &Graph, weights: &Weights) -> Result<(Graph, Weights)> {
     card.validate()?;
     let target = card.arch.build()?;
     let weights = weights.restrict(graph, &target)?;
-    let tensors = torchvision_tensors(&target, &weights)?;
-    let metadata = BTreeMap::from([("format".into(), "pt".into()), (CARD_KEY.into(), card.to_json())]);
-    save_safetensors(path, &tensors, &metadata)
+    Ok((target, weights))
+}
+
+fn metadata(card: &Card) -> BTreeMap<String, String> {
+    BTreeMap::from([("format".into(), "pt".into()), (CARD_KEY.into(), card.to_json())])
 }
 
 /// Tensors of a state dict with torchvision's names, in its order.
@@ -84,6 +92,8 @@ pub struct BackboneFile {
     file: SafetensorsFile,
     card: Card,
     graph: Graph,
+    /// The hash that counts, where it is not that of the bytes.
+    origin_sha256: Option<String>,
 }
 
 impl BackboneFile {
@@ -94,7 +104,7 @@ impl BackboneFile {
     /// [`Error::Io`], [`Error::Format`], [`Error::Card`]; [`Error::Mismatch`] listing every missing, unknown and
     /// misshapen tensor.
     pub fn open(path: &Path) -> Result<BackboneFile> {
-        let path: PathBuf = if path.is_dir() { path.join(FILE_NAME) } else { path.to_owned() };
+        let path: PathBuf = if path.is_dir() { path.join(BACKBONE_FILE) } else { path.to_owned() };
         let file = SafetensorsFile::open(&path)?;
         let failed = |reason: String| Error::Format { path: path.clone(), reason };
         let json = file.metadata(CARD_KEY).ok_or_else(|| {
@@ -103,7 +113,18 @@ impl BackboneFile {
         let card = Card::from_json(json).map_err(|e| failed(e.to_string()))?;
         let graph = card.arch.build()?;
         check_strict(&file, &graph, &path.display().to_string(), &str::to_owned, &|_| true)?;
-        Ok(BackboneFile { file, card, graph })
+        Ok(BackboneFile { file, card, graph, origin_sha256: None })
+    }
+
+    /// What [`save_backbone`] would write, in memory. `path` is the file the weights come from, whose hash the card
+    /// holds as its parent's and [`BackboneFile::sha256`] gives: it says what was opened, whichever version converts it.
+    ///
+    /// # Errors
+    /// As [`save_backbone`].
+    pub(crate) fn converted(path: &Path, graph: &Graph, weights: &Weights, card: &Card) -> Result<BackboneFile> {
+        let (graph, weights) = described_by(card, graph, weights)?;
+        let file = SafetensorsFile::in_memory(path, &torchvision_tensors(&graph, &weights)?, &metadata(card))?;
+        Ok(BackboneFile { file, card: card.clone(), graph, origin_sha256: card.parent_sha256.clone() })
     }
 
     /// The file.
@@ -144,9 +165,15 @@ impl BackboneFile {
         &self.file
     }
 
-    /// SHA-256 of the file in hexadecimal.
+    /// SHA-256 of the file in hexadecimal; of weights that were converted while they were opened, the hash of the file
+    /// they come from.
     pub fn sha256(&self) -> String {
-        self.file.sha256()
+        self.origin_sha256.clone().unwrap_or_else(|| self.file.sha256())
+    }
+
+    /// Whether the file is one of another kind, converted while it was opened.
+    pub fn is_converted(&self) -> bool {
+        self.origin_sha256.is_some()
     }
 }
 
@@ -163,7 +190,7 @@ mod tests {
     #[test]
     fn a_backbone_comes_back_with_its_card_and_without_its_projector() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(FILE_NAME);
+        let path = folder.path().join(BACKBONE_FILE);
         let full = ArchSpec { projector: Projector::Mlp { dim: 8 }, ..tiny() }.build().unwrap();
         let weights = initialise(&full, 1);
         let card = Card::new(tiny(), "moco-v2").unwrap();

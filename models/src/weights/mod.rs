@@ -1,13 +1,15 @@
 //! Weights in and out: flat buffers, safetensors files, strict loading.
 
 mod backbone;
+mod choice;
 mod pickle;
 mod safetensors;
 mod strict;
 mod tensor;
 
 pub(crate) use backbone::torchvision_tensors;
-pub use backbone::{BackboneFile, CARD_KEY, save_backbone};
+pub use backbone::{BACKBONE_FILE, BackboneFile, CARD_KEY, save_backbone};
+pub use choice::choose_weights;
 pub use pickle::{Checkpoint, Packing};
 pub use safetensors::{SafetensorsFile, TensorOut, save_safetensors};
 pub use strict::load_strict;

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ::safetensors::{SafeTensors, tensor::Metadata};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 use serde_json::{Map, Value, json};
 
 use super::{Dtype, Tensor, TensorInfo, TensorSource};
@@ -17,7 +18,7 @@ use crate::{Error, Result};
 /// The data section starts at a multiple of this, so that readers may use the tensors in place.
 const ALIGNMENT: usize = 64;
 
-/// A safetensors file, mapped into memory; its header is checked in full when it is opened.
+/// A safetensors file, mapped into memory, or tensors laid out in memory as such a file; the header is checked in full when it is opened.
 #[derive(Debug)]
 pub struct SafetensorsFile {
     path: PathBuf,
@@ -33,7 +34,26 @@ impl SafetensorsFile {
     /// # Errors
     /// [`Error::Io`], or [`Error::Format`] saying what is wrong with the header.
     pub fn open(path: &Path) -> Result<SafetensorsFile> {
-        let map = map_file(path)?;
+        SafetensorsFile::checked(path, map_file(path)?)
+    }
+
+    /// Lays tensors out in memory as [`save_safetensors`] writes them; `path` is the file they come from.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is not enough memory, [`Error::Mismatch`] as [`save_safetensors`].
+    pub(crate) fn in_memory(
+        path: &Path,
+        tensors: &[TensorOut<'_>],
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<SafetensorsFile> {
+        let failed = |cause| Error::Io { path: path.to_owned(), cause };
+        let layout = Layout::new(tensors, metadata)?;
+        let mut map = MmapMut::map_anon(layout.len()).map_err(failed)?;
+        layout.write(&mut &mut map[..]).map_err(failed)?;
+        SafetensorsFile::checked(path, map.make_read_only().map_err(failed)?)
+    }
+
+    fn checked(path: &Path, map: Mmap) -> Result<SafetensorsFile> {
         let (header_len, header) = SafeTensors::read_metadata(&map).map_err(|e| Error::Format {
             path: path.to_owned(),
             reason: format!("not a valid safetensors file ({e}); is the download complete?"),
@@ -121,37 +141,56 @@ impl<'a> TensorOut<'a> {
 /// # Errors
 /// [`Error::Io`]; [`Error::Mismatch`] for a tensor whose bytes do not fit its shape or a name that occurs twice.
 pub fn save_safetensors(path: &Path, tensors: &[TensorOut<'_>], metadata: &BTreeMap<String, String>) -> Result<()> {
-    let mut order: Vec<&TensorOut> = tensors.iter().collect();
-    order.sort_by_key(|t| std::cmp::Reverse(t.dtype.size()));
-    let mut header = Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".into(), json!(metadata));
-    }
-    let mut offset = 0;
-    for tensor in &order {
-        let bytes = tensor.shape.iter().try_fold(tensor.dtype.size(), |n, d| n.checked_mul(*d));
-        if bytes != Some(tensor.data.len()) {
-            let (name, shape, len) = (&tensor.name, &tensor.shape, tensor.data.len());
-            return Err(Error::Mismatch(format!("tensor `{name}` {shape:?} of {} has {len} bytes", tensor.dtype)));
+    let layout = Layout::new(tensors, metadata)?;
+    write_atomically(path, |out| layout.write(out))
+}
+
+/// A file before it is written: its header, padded, and its tensors in order.
+struct Layout<'a> {
+    header: Vec<u8>,
+    order: Vec<&'a TensorOut<'a>>,
+}
+
+impl<'a> Layout<'a> {
+    fn new(tensors: &'a [TensorOut<'a>], metadata: &BTreeMap<String, String>) -> Result<Layout<'a>> {
+        let mut order: Vec<&TensorOut> = tensors.iter().collect();
+        order.sort_by_key(|t| std::cmp::Reverse(t.dtype.size()));
+        let mut entries = Map::new();
+        if !metadata.is_empty() {
+            entries.insert("__metadata__".into(), json!(metadata));
         }
-        let end = offset + tensor.data.len();
-        let entry = json!({
-            "dtype": tensor.dtype.safetensors_name(),
-            "shape": tensor.shape,
-            "data_offsets": [offset, end],
-        });
-        if header.insert(tensor.name.clone(), entry).is_some() {
-            return Err(Error::Mismatch(format!("tensor `{}` is written twice", tensor.name)));
+        let mut offset = 0;
+        for tensor in &order {
+            let bytes = tensor.shape.iter().try_fold(tensor.dtype.size(), |n, d| n.checked_mul(*d));
+            if bytes != Some(tensor.data.len()) {
+                let (name, shape, len) = (&tensor.name, &tensor.shape, tensor.data.len());
+                return Err(Error::Mismatch(format!("tensor `{name}` {shape:?} of {} has {len} bytes", tensor.dtype)));
+            }
+            let end = offset + tensor.data.len();
+            let entry = json!({
+                "dtype": tensor.dtype.safetensors_name(),
+                "shape": tensor.shape,
+                "data_offsets": [offset, end],
+            });
+            if entries.insert(tensor.name.clone(), entry).is_some() {
+                return Err(Error::Mismatch(format!("tensor `{}` is written twice", tensor.name)));
+            }
+            offset = end;
         }
-        offset = end;
+        let mut header = Value::Object(entries).to_string().into_bytes();
+        header.resize((8 + header.len()).next_multiple_of(ALIGNMENT) - 8, b' ');
+        Ok(Layout { header, order })
     }
-    let mut text = Value::Object(header).to_string().into_bytes();
-    text.resize((8 + text.len()).next_multiple_of(ALIGNMENT) - 8, b' ');
-    write_atomically(path, |out| {
-        out.write_all(&(text.len() as u64).to_le_bytes())?;
-        out.write_all(&text)?;
-        order.iter().try_for_each(|t| out.write_all(&t.data))
-    })
+
+    fn len(&self) -> usize {
+        8 + self.header.len() + self.order.iter().map(|t| t.data.len()).sum::<usize>()
+    }
+
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&(self.header.len() as u64).to_le_bytes())?;
+        out.write_all(&self.header)?;
+        self.order.iter().try_for_each(|t| out.write_all(&t.data))
+    }
 }
 
 #[expect(unsafe_code, reason = "mapping a file is unsafe by nature")]
