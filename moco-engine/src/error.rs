@@ -46,6 +46,9 @@ pub enum Error {
         /// Size of the buffer that did not fit.
         bytes: usize,
     },
+    /// What a device that is not the CPU reports, or what it lacks.
+    #[error("{0}")]
+    Device(String),
     /// A call out of order, e.g. a backward pass without its forward pass.
     #[error("{0}")]
     State(String),

@@ -11,6 +11,8 @@
 //! result is the same whatever the number of threads.
 #![deny(missing_docs)]
 
+#[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+pub mod cuda;
 mod error;
 pub mod kernels;
 pub mod ops;

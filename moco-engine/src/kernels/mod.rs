@@ -43,6 +43,9 @@ pub trait Kernels: Sized + Send + Sync {
 
     /// Bytes of a stored value of a map.
     const MAP_VALUE_BYTES: usize;
+    /// Whether a convolution can normalise what it reads ([`ConvInput::norm`]). Where it cannot, plans write the
+    /// normalised map out and no convolution is given one.
+    const FUSES_INPUT_NORM: bool = true;
 
     /// Runs a whole pass; a place to enter a thread pool or to make a device current.
     fn enter<R: Send>(run: impl FnOnce() -> R + Send) -> R {

@@ -91,7 +91,7 @@ impl Plan {
     /// # Errors
     /// As [`Plan::compile`].
     pub fn estimate(graph: &Graph, config: &PlanConfig) -> Result<MemoryEstimate> {
-        let (program, _, memory) = lay_out(graph, config)?;
+        let (program, _, memory) = lay_out::<CpuKernels>(graph, config)?;
         Ok(announce(&program, &memory, config, &mut CpuKernels::default()))
     }
 }
@@ -102,7 +102,7 @@ impl<K: Kernels> Plan<K> {
     /// # Errors
     /// As [`Plan::compile`].
     pub fn compile_with(graph: &Graph, config: &PlanConfig, mut kernels: K) -> Result<Plan<K>> {
-        let (program, segments, memory) = lay_out(graph, config)?;
+        let (program, segments, memory) = lay_out::<K>(graph, config)?;
         let estimate = announce(&program, &memory, config, &mut kernels);
         kernels.allocate_workspace()?;
         let slots = memory.slots.iter().map(|&len| kernels.map(len).map(Some)).collect::<Result<_>>()?;
@@ -201,7 +201,7 @@ where
     K::map_view(slots[slot].as_ref().expect("no step reads the slot it writes"), n * program.sample_len(stored))
 }
 
-fn lay_out(graph: &Graph, config: &PlanConfig) -> Result<(Program, Vec<Segment>, Memory)> {
+fn lay_out<K: Kernels>(graph: &Graph, config: &PlanConfig) -> Result<(Program, Vec<Segment>, Memory)> {
     if config.batch == 0 {
         return Err(Error::Config("a plan needs a batch of at least 1".into()));
     }
@@ -212,7 +212,7 @@ fn lay_out(graph: &Graph, config: &PlanConfig) -> Result<(Program, Vec<Segment>,
         let (h, w) = (config.height, config.width);
         return Err(Error::Config(format!("images of {h}×{w} are larger than {MAX_SIDE}×{MAX_SIDE}")));
     }
-    let program = Program::build(graph, config)?;
+    let program = Program::build(graph, config, K::FUSES_INPUT_NORM)?;
     let segments = schedule::segments(&program, config);
     let memory = Memory::assign(&program, &segments, config);
     Ok((program, segments, memory))

@@ -114,8 +114,8 @@ pub(super) struct Program {
 
 impl Program {
     /// Fuses what can be fused: batch norm with the addition and ReLU behind it, linear with ReLU. A normalised value
-    /// whose only reader is a convolution is not written out at all.
-    pub(super) fn build(graph: &Graph, config: &PlanConfig) -> Result<Program> {
+    /// whose only reader is a convolution is not written out at all if that can normalise as it reads.
+    pub(super) fn build(graph: &Graph, config: &PlanConfig, fuse_input_norm: bool) -> Result<Program> {
         let names: Vec<&str> = match config.taps.len() {
             0 => graph.taps().iter().map(|t| t.name.as_str()).collect(),
             _ => config.taps.iter().map(String::as_str).collect(),
@@ -128,6 +128,7 @@ impl Program {
         let mut builder = Builder {
             graph,
             config,
+            fuse_input_norm,
             shapes: graph.shapes(config.height, config.width)?,
             tapped: vec![false; graph.nodes().len()],
             readers: vec![vec![]; graph.nodes().len()],
@@ -263,6 +264,7 @@ impl Program {
 struct Builder<'a> {
     graph: &'a Graph,
     config: &'a PlanConfig,
+    fuse_input_norm: bool,
     shapes: Vec<Shape>,
     tapped: Vec<bool>,
     /// Nodes that a kept tap needs and that read the node, once per edge.
@@ -380,7 +382,7 @@ impl Builder<'_> {
         let (y, relu) = self.value_behind_relu(end)?;
         let reader = self.only_reader(if relu { self.readers[end.0][0] } else { end });
         let into_conv = reader.is_some_and(|r| matches!(self.graph.node(r).op, Op::Conv2d { .. }));
-        if into_conv && matches!(join, Join::Nothing) {
+        if self.fuse_input_norm && into_conv && matches!(join, Join::Nothing) {
             self.program.values[y].unwritten = Some(Unwritten { norm, relu });
         }
         self.program.steps.push(Step::Apply { norm, join, relu, y });

@@ -1,5 +1,7 @@
 //! The plan against what it must give, on graphs small enough to check by finite differences.
 
+#[cfg(feature = "cuda-emulation")]
+mod emulated;
 mod recompute;
 
 use moco_models::arch::{ArchSpec, Projector, Stem};

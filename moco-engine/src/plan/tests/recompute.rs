@@ -77,7 +77,8 @@ fn other_kernels_recompute_as_well() {
 fn the_blocks_of_a_residual_network_are_recomputed_but_the_last() {
     let graph = ArchSpec { projector: Projector::Mlp { dim: 128 }, ..ArchSpec::new("resnet50") }.build().unwrap();
     let config = PlanConfig::new(2, 224, 224, Mode::Train).with_taps(&["projection"]);
-    let (program, segments, _) = lay_out(&graph, &config.clone().with_recompute(Recompute::Blocks)).unwrap();
+    let (program, segments, _) =
+        lay_out::<CpuKernels>(&graph, &config.clone().with_recompute(Recompute::Blocks)).unwrap();
     let convolutions: Vec<usize> = segments.iter().map(|s| s.again.len()).collect();
     // The stem, then 3, 4, 6 and 3 blocks, the first of each stage with a shortcut of its own.
     assert_eq!(convolutions, [1, 4, 3, 3, 4, 3, 3, 3, 4, 3, 3, 3, 3, 3, 4, 3]);
@@ -100,7 +101,7 @@ fn the_memory_of_a_large_network_falls_and_little_is_wasted() {
         let of = |recompute| {
             let config = PlanConfig::new(batch, 224, 224, Mode::Train).with_taps(&["projection"]);
             let config = config.with_recompute(recompute);
-            let (program, segments, memory) = lay_out(&graph, &config).unwrap();
+            let (program, segments, memory) = lay_out::<CpuKernels>(&graph, &config).unwrap();
             let (slots, least) = (memory.slots.iter().sum::<usize>(), memory::least(&program, &segments, &config));
             assert!(least <= slots && slots < 2 * least, "{name}: {slots} values for {least} at once");
             Plan::estimate(&graph, &config).unwrap()
