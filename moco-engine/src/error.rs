@@ -46,7 +46,7 @@ pub enum Error {
         /// Size of the buffer that did not fit.
         bytes: usize,
     },
-    /// What a device that is not the CPU reports, or what it lacks.
+    /// A device that is not there, or that failed: what was tried, what it said and what to do.
     #[error("{0}")]
     Device(String),
     /// A call out of order, e.g. a backward pass without its forward pass.

@@ -4,7 +4,7 @@
 //! [`Mode`], and allocates every buffer once; [`Plan::forward`] and [`Plan::backward`] then run it without allocating.
 //! The steps are the methods of the [`Kernels`] trait; [`CpuKernels`] is its implementation on all CPU cores, others can
 //! stand beside it. [`ops`] holds what a training step needs outside the network: InfoNCE, row normalisation, SGD and
-//! the momentum update over flat buffers.
+//! the momentum update over flat buffers; a [`Device`] is a place where both can be had.
 //!
 //! Feature maps are NHWC f32. Parameters, buffers and gradients are flat, in the order of
 //! [`Graph::parameter_layout`](moco_models::Graph::parameter_layout), each tensor as PyTorch stores it (OIHW). Every
@@ -13,11 +13,13 @@
 
 #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
 pub mod cuda;
+pub mod device;
 mod error;
 pub mod kernels;
 pub mod ops;
 mod plan;
 
+pub use device::{Cpu, Device};
 pub use error::{Error, Result};
 pub use kernels::{CpuKernels, Kernels};
 pub use plan::{BnGroups, MemoryEstimate, Mode, Plan, PlanConfig, Recompute};

@@ -5,6 +5,7 @@
 //! killed and resumed anywhere, bit for bit; [`health`] judges the features without labels.
 #![deny(missing_docs)]
 
+pub mod compute;
 pub mod data;
 mod error;
 pub mod eval;

@@ -120,15 +120,16 @@ impl Trace {
             values.entry("loss".into()).or_default().push(report.loss);
             values.entry("acc1".into()).or_default().push(report.accuracy);
             if step == 0 {
-                summarise("step0.grad", &graph.parameter_layout(), moco.gradients(), &mut values);
+                let gradients = moco.gradients().map_err(|e| e.to_string())?;
+                summarise("step0.grad", &graph.parameter_layout(), &gradients, &mut values);
                 if file.tensor("step0.logits.rank0").is_ok() {
                     values.insert("step0.logits.rank0".into(), self.logits(&moco, &first_queue)?);
                 }
             }
         }
 
-        let state = moco.state();
-        for (name, weights) in [("final.q", state.query), ("final.k", state.key)] {
+        let state = moco.state().map_err(|e| e.to_string())?;
+        for (name, weights) in [("final.q", &state.query), ("final.k", &state.key)] {
             summarise(name, &graph.parameter_layout(), &weights.params, &mut values);
             summarise(name, &graph.buffer_layout(), &weights.buffers, &mut values);
         }
@@ -162,9 +163,10 @@ impl Trace {
 
     /// First 17 logits of rank 0's queries in the first step.
     fn logits(&self, moco: &Moco, queue: &KeyQueue) -> Result<Vec<f64>, String> {
+        let (query, key) = (moco.embeddings().map_err(|e| e.to_string())?, moco.keys().map_err(|e| e.to_string())?);
         let inputs = InfoNceInputs {
-            query: moco.embeddings(),
-            key: moco.keys(),
+            query: &query,
+            key: &key,
             queue: queue.keys(),
             dim: self.dim,
             temperature: self.config.temperature as f32,

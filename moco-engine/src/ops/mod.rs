@@ -1,11 +1,14 @@
-//! What a training step needs outside the network: the loss, row normalisation and the two parameter updates.
+//! What a training step needs outside the network: the loss, row normalisation, the two parameter updates, and rows
+//! moved about.
 //!
 //! Everything runs on all threads of rayon's current pool, in pieces whose borders do not depend on their number.
 
 mod info_nce;
 mod normalise;
+mod rows;
 mod update;
 
 pub use info_nce::{InfoNce, InfoNceInputs, InfoNceWorkspace, SameImage, info_nce, info_nce_logits};
 pub use normalise::{l2_normalise, l2_normalise_backward};
-pub use update::{ema, sgd_momentum};
+pub use rows::{enqueue, gather_rows, scatter_rows};
+pub use update::{add_assign, ema, sgd_momentum};

@@ -1,4 +1,4 @@
-//! SGD with momentum and the momentum encoder's moving average, over flat buffers.
+//! SGD with momentum, the momentum encoder's moving average, and sums of gradients, over flat buffers.
 
 use rayon::prelude::*;
 
@@ -45,6 +45,19 @@ pub fn ema(target: &mut [f32], source: &[f32], m: f32) {
     target.par_chunks_mut(PIECE).zip(source.par_chunks(PIECE)).for_each(|(target, source)| {
         for (t, s) in target.iter_mut().zip(source) {
             *t = *t * m + *s * rest;
+        }
+    });
+}
+
+/// `to += from`.
+///
+/// # Panics
+/// If the two lengths differ.
+pub fn add_assign(from: &[f32], to: &mut [f32]) {
+    assert_eq!(from.len(), to.len(), "one value for each");
+    to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| {
+        for (t, f) in to.iter_mut().zip(from) {
+            *t += f;
         }
     });
 }

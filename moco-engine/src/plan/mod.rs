@@ -91,8 +91,7 @@ impl Plan {
     /// # Errors
     /// As [`Plan::compile`].
     pub fn estimate(graph: &Graph, config: &PlanConfig) -> Result<MemoryEstimate> {
-        let (program, _, memory) = lay_out::<CpuKernels>(graph, config)?;
-        Ok(announce(&program, &memory, config, &mut CpuKernels::default()))
+        Plan::estimate_with(graph, config, CpuKernels::default())
     }
 }
 
@@ -128,6 +127,15 @@ impl<K: Kernels> Plan<K> {
             present,
             state,
         })
+    }
+
+    /// What [`Plan::compile_with`] would allocate, without allocating it.
+    ///
+    /// # Errors
+    /// As [`Plan::compile`].
+    pub fn estimate_with(graph: &Graph, config: &PlanConfig, mut kernels: K) -> Result<MemoryEstimate> {
+        let (program, _, memory) = lay_out::<K>(graph, config)?;
+        Ok(announce(&program, &memory, config, &mut kernels))
     }
 
     /// A tap of the last forward pass, NHWC, for the `n` images it was given.

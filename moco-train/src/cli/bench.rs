@@ -7,7 +7,8 @@ use moco_engine::{BnGroups, Recompute};
 use moco_image::Rng;
 use moco_models::arch::{ArchSpec, Projector, Stem};
 use moco_models::init::initialise;
-use moco_train::objective::{Moco, MocoConfig, MocoState, Sgd, Shuffle, Views};
+use moco_train::compute::ComputeRecipe;
+use moco_train::objective::{MocoConfig, MocoState, Sgd, Shuffle, Views, open_learner};
 use moco_train::run::tool_version;
 use serde_json::json;
 
@@ -71,6 +72,7 @@ const DIM: usize = 128;
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
     args.compute.prepare()?;
+    let compute = args.compute.choose(ComputeRecipe::default())?;
     let (batch, steps) = (args.batch, args.steps);
     if batch < 2 * args.virtual_ranks.max(1) || steps == 0 || args.queue == 0 {
         anyhow::bail!("--batch must be at least 2 a virtual rank, --steps and --queue at least 1");
@@ -92,7 +94,8 @@ pub fn run(args: &Args) -> Result<()> {
         bn_groups: if args.virtual_ranks > 1 { BnGroups::Ranks(args.virtual_ranks) } else { BnGroups::Whole },
         recompute: if args.checkpoint_activations { Recompute::Blocks } else { Recompute::Nothing },
     };
-    let mut moco = Moco::new(&graph, config, MocoState::new(initialise(&graph, 0), args.queue, DIM, 0))?;
+    let state = MocoState::new(initialise(&graph, 0), args.queue, DIM, 0);
+    let mut moco = open_learner(&compute, &graph, config, state)?;
     let mut rng = Rng::new(0, 0);
     let values = batch * height * width * graph.in_channels();
     let views: [Vec<f32>; 2] = std::array::from_fn(|_| (0..values).map(|_| rng.normal() as f32).collect());
@@ -121,7 +124,8 @@ pub fn run(args: &Args) -> Result<()> {
         let tenths = |x: f64| (x * 10.0).round() / 10.0;
         let line = json!({
             "peer": tool_version(), "arch": args.arch, "size": args.size, "batch": batch, "steps": steps,
-            "warmup": args.warmup, "device": args.compute.device, "queue": args.queue, "cifar_stem": args.cifar_stem,
+            "warmup": args.warmup, "device": compute.device().to_string(), "precision": compute.precision(),
+            "queue": args.queue, "cifar_stem": args.cifar_stem,
             "virtual_ranks": args.virtual_ranks,
             "checkpoint_activations": args.checkpoint_activations, "threads": threads,
             "cores_busy": busy.map(|b| (b * 1e3).round() / 1e3),

@@ -72,7 +72,8 @@ pub fn run(args: &Args) -> Result<()> {
         verdicts.hint(hint);
     }
 
-    let need = memory(&config, summary.decoded_bytes)?;
+    let compute = args.compute.choose(recipe.compute)?;
+    let need = memory(&config, &compute, summary.decoded_bytes)?;
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     println!(
         "memory   about {} MiB: encoders {}, weights and queue {}, batches {}, decoded images up to {}",
@@ -93,7 +94,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
 
     if need.plans < available_bytes().unwrap_or(u64::MAX) {
-        let t = time(&config, &plan, &Arc::new(dataset), args.compute.threads)?;
+        let t = time(&config, &compute, &plan, &Arc::new(dataset), args.compute.threads)?;
         println!(
             "time     about {} an epoch, {} in all ({:.1} images/s; computing {:.0} %, data {:.0} %)",
             duration(t.epoch()),

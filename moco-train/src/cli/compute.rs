@@ -1,6 +1,8 @@
 //! Where to compute.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
+use moco_train::compute::{Compute, ComputeRecipe};
+use moco_train::eval::Extraction;
 
 /// Flags that every computing command has.
 #[derive(clap::Args)]
@@ -9,22 +11,48 @@ pub struct ComputeArgs {
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
 
-    /// Where to compute: this build knows `cpu`
-    #[arg(long, default_value = "cpu")]
-    pub device: String,
+    /// Where to compute: `cpu`, `cuda` (the first GPU), `cuda:N`, or `auto`: a GPU if this build can use one, else the CPU
+    #[arg(long)]
+    pub device: Option<String>,
+
+    /// Precision in which feature maps are stored: `f32`, or `bf16` for half the memory traffic
+    #[arg(long)]
+    pub precision: Option<String>,
 }
 
 impl ComputeArgs {
-    /// Sets the number of threads up and refuses devices that this build does not have.
+    /// Sets the number of threads up.
     pub fn prepare(&self) -> Result<()> {
-        match self.device.as_str() {
-            "cpu" => {}
-            "cuda" => bail!("--device cuda: this build computes on the CPU only; use --device cpu"),
-            other => bail!("--device {other}: there is no such device; use --device cpu"),
-        }
         rayon::ThreadPoolBuilder::new()
             .num_threads(self.threads)
             .build_global()
             .with_context(|| format!("cannot start {} threads", self.threads))
+    }
+
+    /// What a recipe wishes for, with what the flags say instead.
+    pub fn wish(&self, recipe: ComputeRecipe) -> Result<ComputeRecipe> {
+        let mut wish = recipe;
+        if let Some(text) = &self.device {
+            wish.device = text.parse().map_err(|e| anyhow!("--device: {e}"))?;
+        }
+        if let Some(text) = &self.precision {
+            wish.precision = text.parse().map_err(|e| anyhow!("--precision: {e}"))?;
+        }
+        Ok(wish)
+    }
+
+    /// Features of a tap, taken on the device that the flags choose.
+    pub fn extraction(&self, tap: &str) -> Result<Extraction> {
+        let compute = self.choose(ComputeRecipe::default())?;
+        Ok(Extraction { compute, ..Extraction::of(tap) })
+    }
+
+    /// The device that the flags choose; says on the standard error what may surprise.
+    pub fn choose(&self, recipe: ComputeRecipe) -> Result<Compute> {
+        let (compute, note) = Compute::choose(self.wish(recipe)?)?;
+        if let Some(note) = note {
+            eprintln!("{note}");
+        }
+        Ok(compute)
     }
 }

@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<()> {
         .with_context(|| format!("--data {}", args.data.display()))?;
     let bar = ProgressBar::new(dataset.len() as u64);
     bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} images  {per_sec}  {eta} left")?);
-    let extraction = Extraction { max_skipped: args.max_skipped, ..Extraction::of(&args.tap) };
+    let extraction = Extraction { max_skipped: args.max_skipped, ..args.compute.extraction(&args.tap)? };
     let set = features(file.graph(), &file.weights()?, &dataset, rule, &extraction, &mut |done| {
         bar.set_position(done as u64);
         ControlFlow::Continue(())

@@ -11,9 +11,7 @@ use moco_models::init::initialise;
 use moco_models::sha256_of_file;
 use moco_models::weights::BackboneFile;
 use moco_train::data::{Channels, DataOptions, Dataset, Split};
-use moco_train::eval::{
-    Extraction, FeatureSet, KnnReport, features, fingerprint, knn, knn_leave_one_out, linear_probe, pixels,
-};
+use moco_train::eval::{FeatureSet, KnnReport, features, fingerprint, knn, knn_leave_one_out, linear_probe, pixels};
 use moco_train::finetune::{FitOptions, HeadInfo, LinearHead, Phase};
 use serde_json::json;
 
@@ -187,7 +185,7 @@ fn run_knn(args: &KnnArgs) -> Result<()> {
     let common = &args.common;
     let subject = Subject::open(common)?;
     let (graph, rule) = (subject.file.graph(), &subject.file.card().preprocess);
-    let extraction = Extraction::of(&common.tap);
+    let extraction = common.compute.extraction(&common.tap)?;
     let weights = subject.file.weights()?;
     let measure = |what: &str, source: &mut Source<'_>| -> Result<KnnReport> {
         let (bank, queries) = subject.features(what, source)?;
@@ -252,7 +250,7 @@ fn run_linear(args: &LinearArgs) -> Result<()> {
     };
     options.validate()?;
     let (graph, rule) = (subject.file.graph(), &subject.file.card().preprocess);
-    let extraction = Extraction::of(&common.tap);
+    let extraction = common.compute.extraction(&common.tap)?;
     let weights = subject.file.weights()?;
     let (file_hash, before) = (subject.file.sha256(), fingerprint(&weights));
     let mut source = |data: &Dataset, told: &mut dyn FnMut(usize) -> ControlFlow<()>| {

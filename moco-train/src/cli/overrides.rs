@@ -151,6 +151,10 @@ pub struct RecipeArgs {
     #[arg(long)]
     pub health_every_steps: Option<i64>,
 
+    /// Computes the inside of residual blocks again in the backward pass: less memory, more time, the same result
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub checkpoint_activations: Option<bool>,
+
     /// Epochs between kNN evaluations, when there are labels; 0 = never
     #[arg(long)]
     pub monitor_every_epochs: Option<i64>,
@@ -197,6 +201,7 @@ impl RecipeArgs {
             ("method.mask_same_image", self.mask_same_image),
             ("batch_norm.shuffle", self.shuffle_bn),
             ("optim.drop_last", self.drop_last),
+            ("compute.checkpoint_activations", self.checkpoint_activations),
         ];
         texts.into_iter().for_each(|(key, v)| v.iter().for_each(|v| o.set(key, v.clone())));
         numbers.into_iter().for_each(|(key, v)| v.into_iter().for_each(|v| o.set(key, v)));

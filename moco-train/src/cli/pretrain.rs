@@ -63,7 +63,8 @@ Examples:
 pub fn run(args: &Args) -> Result<ExitCode> {
     args.compute.prepare()?;
     RunFolder::check_free(&args.out)?;
-    let recipe = args.recipe.resolve()?;
+    let mut recipe = args.recipe.resolve()?;
+    recipe.compute = args.compute.wish(recipe.compute)?;
     let dataset = open(&args.data, &recipe.data_options())?;
     let monitor = args.monitor_data.as_deref();
     let (mut config, notes) = RunConfig::resolve(&recipe, &args.data, &dataset, monitor)?;

@@ -38,6 +38,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(data) = &args.data {
         config.source.data.clone_from(data);
     }
+    config.recipe.compute = args.compute.wish(config.recipe.compute)?;
     let dataset = open(&config.source.data, &config.recipe.data_options())?;
     let trainer = Trainer::resume(folder, config, Arc::new(dataset))?;
     drive(trainer, args.compute.threads, Watch::new(args.quiet), &args.run)

@@ -2,11 +2,13 @@
 
 use std::ops::ControlFlow;
 
-use moco_engine::{Mode, Plan, PlanConfig};
+use moco_engine::{Mode, PlanConfig};
 use moco_image::{Image, Layout, PreprocessRule, Scratch, preprocess_with};
 use moco_models::{Graph, Weights};
 use rayon::prelude::*;
 
+use super::network::Open;
+use crate::compute::Compute;
 use crate::data::{Dataset, ReadBuffers};
 use crate::{Error, Result};
 
@@ -51,12 +53,14 @@ pub struct Extraction {
     pub batch: usize,
     /// Images that may be unreadable before it is an error.
     pub max_skipped: usize,
+    /// Where to compute.
+    pub compute: Compute,
 }
 
 impl Extraction {
-    /// Of a tap, 64 images at once, up to 100 unreadable ones.
+    /// Of a tap, 64 images at once, up to 100 unreadable ones, on the CPU in f32.
     pub fn of(tap: impl Into<String>) -> Extraction {
-        Extraction { tap: tap.into(), batch: 64, max_skipped: 100 }
+        Extraction { tap: tap.into(), batch: 64, max_skipped: 100, compute: Compute::default() }
     }
 }
 
@@ -86,15 +90,10 @@ pub fn features(
     // Only what leads to the tap is computed, and only its weights are needed.
     let kept = graph.keep_taps(&[&extraction.tap])?;
     let weights = weights.restrict(graph, &kept)?;
-    let mut buffers = weights.buffers.clone();
-    let mut plan =
-        Plan::compile(&kept, &PlanConfig::new(batch, height, width, Mode::Eval).with_taps(&[&extraction.tap]))?;
-    let dim = plan.output_shape(&extraction.tap)?.numel();
-    collect(dataset, rule, extraction, dim, progress, &mut |images, n, out| {
-        plan.forward(&weights.params, &mut buffers, images, n)?;
-        out.extend_from_slice(plan.output(&extraction.tap)?);
-        Ok(())
-    })
+    let config = PlanConfig::new(batch, height, width, Mode::Eval);
+    let mut network = extraction.compute.with(Open { graph: &kept, config, weights, tap: &extraction.tap })?;
+    let dim = network.dim();
+    collect(dataset, rule, extraction, dim, progress, &mut |images, n, out| network.run(images, n, out))
 }
 
 /// The preprocessed pixels themselves as features [height × width × channels]: what any backbone has to beat.

@@ -2,6 +2,7 @@
 
 mod features;
 mod knn;
+mod network;
 mod probe;
 
 pub use features::{Extraction, FeatureSet, features, pixels};

@@ -1,74 +1,102 @@
-//! An encoder: weights, the plan that runs them, and embeddings of unit length.
+//! An encoder: weights, the plan that runs them, and embeddings of unit length, all in the memory of a device.
 
-use moco_engine::ops::{ema, l2_normalise, l2_normalise_backward};
-use moco_engine::{Plan, PlanConfig};
+use moco_engine::device::{Buffer, View};
+use moco_engine::{Cpu, Device, Kernels, Plan, PlanConfig};
 use moco_models::{Graph, Weights};
 
+use super::WeightsRef;
 use crate::Result;
 
 const TAP: &str = "projection";
 
 /// f_q or f_k of the paper, followed by normalisation.
-pub struct Encoder {
-    weights: Weights,
-    plan: Plan,
+pub struct Encoder<D: Device = Cpu> {
+    params: Buffer<D>,
+    buffers: Buffer<D>,
+    params_len: usize,
+    buffers_len: usize,
+    plan: Plan<D::Kernels>,
     dim: usize,
-    embeddings: Vec<f32>,   // [n, dim], rows of unit length
-    d_projection: Vec<f32>, // [n, dim]
+    embeddings: Buffer<D>,   // [batch, dim], rows of unit length
+    d_projection: Buffer<D>, // [batch, dim]
+    n: usize,
 }
 
-impl Encoder {
+impl<D: Device> Encoder<D> {
     /// Compiles the plan of `graph`, which has the tap `projection`, for these weights.
     ///
     /// # Errors
-    /// As [`Plan::compile`].
-    pub fn new(graph: &Graph, config: &PlanConfig, weights: Weights) -> Result<Encoder> {
-        let plan = Plan::compile(graph, &config.clone().with_taps(&[TAP]))?;
+    /// As [`Plan::compile`], and if the device has not that much memory.
+    pub fn new(device: &mut D, graph: &Graph, config: &PlanConfig, weights: Weights) -> Result<Encoder<D>> {
+        let plan = Plan::compile_with(graph, &config.clone().with_taps(&[TAP]), device.kernels()?)?;
         let dim = plan.output_shape(TAP)?.numel();
-        Ok(Encoder { weights, plan, dim, embeddings: vec![], d_projection: vec![] })
+        let (params_len, buffers_len) = (weights.params.len(), weights.buffers.len());
+        Ok(Encoder {
+            params: device.buffer(weights.params)?,
+            buffers: device.buffer(weights.buffers)?,
+            params_len,
+            buffers_len,
+            embeddings: device.buffer(vec![0.0; config.batch * dim])?,
+            d_projection: device.buffer(vec![0.0; config.batch * dim])?,
+            plan,
+            dim,
+            n: 0,
+        })
     }
 
     /// Encodes `n` images [n, height, width, channels] and returns their embeddings [n, dim], rows of unit length.
     ///
     /// # Errors
     /// As [`Plan::forward`].
-    pub fn encode(&mut self, images: &[f32], n: usize) -> Result<&[f32]> {
-        self.plan.forward(&self.weights.params, &mut self.weights.buffers, images, n)?;
-        let projection = self.plan.output(TAP)?;
-        self.embeddings.resize(projection.len(), 0.0);
-        l2_normalise(projection, self.dim, &mut self.embeddings);
-        Ok(&self.embeddings)
+    pub fn encode(&mut self, device: &mut D, images: &View<D>, n: usize) -> Result<&View<D>> {
+        let params = D::Kernels::view(&self.params, self.params_len);
+        let buffers = D::Kernels::view_mut(&mut self.buffers, self.buffers_len);
+        self.plan.forward(params, buffers, images, n)?;
+        self.n = n;
+        let embeddings = D::Kernels::view_mut(&mut self.embeddings, n * self.dim);
+        device.l2_normalise(self.plan.output(TAP)?, self.dim, embeddings);
+        Ok(self.embeddings())
     }
 
     /// Gradient of the parameters (overwritten) from the gradient of the embeddings of the last [`Encoder::encode`].
     ///
     /// # Errors
     /// As [`Plan::backward`].
-    pub fn backward(&mut self, d_embeddings: &[f32], gradients: &mut [f32]) -> Result<()> {
-        self.d_projection.resize(d_embeddings.len(), 0.0);
-        l2_normalise_backward(self.plan.output(TAP)?, d_embeddings, self.dim, &mut self.d_projection);
-        self.plan.backward(&self.weights.params, &[(TAP, &self.d_projection)], gradients)?;
+    pub fn backward(&mut self, device: &mut D, d_embeddings: &View<D>, gradients: &mut View<D>) -> Result<()> {
+        let d_projection = D::Kernels::view_mut(&mut self.d_projection, self.n * self.dim);
+        device.l2_normalise_backward(self.plan.output(TAP)?, d_embeddings, self.dim, d_projection);
+        let params = D::Kernels::view(&self.params, self.params_len);
+        self.plan.backward(params, &[(TAP, d_projection)], gradients)?;
         Ok(())
     }
 
     /// θ ← m·θ + (1 − m)·θ_query (eq. 2), over the parameters only: the key encoder's running statistics are its own.
-    pub fn follow(&mut self, query: &Encoder, m: f64) {
-        ema(&mut self.weights.params, &query.weights.params, m as f32);
+    pub fn follow(&mut self, device: &mut D, query: &Encoder<D>, m: f64) {
+        device.ema(self.params_mut(), query.params(), m as f32);
     }
 
     /// The embeddings of the last [`Encoder::encode`], [n, dim].
-    pub fn embeddings(&self) -> &[f32] {
-        &self.embeddings
+    pub fn embeddings(&self) -> &View<D> {
+        D::Kernels::view(&self.embeddings, self.n * self.dim)
     }
 
-    /// Its weights.
-    pub fn weights(&self) -> &Weights {
-        &self.weights
+    /// Its parameters.
+    pub fn params(&self) -> &View<D> {
+        D::Kernels::view(&self.params, self.params_len)
     }
 
-    /// Its weights, to be moved by an optimiser.
-    pub fn weights_mut(&mut self) -> &mut Weights {
-        &mut self.weights
+    /// Its parameters, to be moved by an optimiser.
+    pub fn params_mut(&mut self) -> &mut View<D> {
+        D::Kernels::view_mut(&mut self.params, self.params_len)
+    }
+
+    /// Its weights on the host.
+    ///
+    /// # Errors
+    /// As [`Device::download`].
+    pub fn weights(&self, device: &D) -> Result<WeightsRef<'_>> {
+        let buffers = D::Kernels::view(&self.buffers, self.buffers_len);
+        Ok(WeightsRef { params: device.download(self.params())?, buffers: device.download(buffers)? })
     }
 
     /// Length of an embedding.

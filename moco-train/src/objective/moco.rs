@@ -1,11 +1,14 @@
 //! Momentum Contrast, v1 (arXiv:1911.05722) and v2 (arXiv:2003.04297), and the symmetric form of the CIFAR-10 demo.
 
-use moco_engine::ops::{InfoNce, InfoNceInputs, InfoNceWorkspace, SameImage, info_nce, sgd_momentum};
-use moco_engine::{BnGroups, Mode, PlanConfig, Recompute};
-use moco_image::Rng;
+use std::borrow::Cow;
+
+use moco_engine::device::{Buffer, ContrastInputs, SgdUpdate, View};
+use moco_engine::ops::{InfoNce, SameImage};
+use moco_engine::{BnGroups, Cpu, Device, Kernels, Mode, PlanConfig, Recompute};
 use moco_models::{Graph, Weights};
 
-use super::{Encoder, KeyQueue, Shuffle};
+use super::queue::advance;
+use super::{Encoder, MocoState, QueueRef, Shuffle, StateRef};
 use crate::recipe::{GroupKind, Recipe};
 use crate::{Error, Result};
 
@@ -46,7 +49,10 @@ impl MocoConfig {
                 GroupKind::Interleaved if count > 1 => BnGroups::Interleaved(count),
                 _ => BnGroups::Whole,
             },
-            recompute: Recompute::Nothing,
+            recompute: match recipe.compute.checkpoint_activations {
+                true => Recompute::Blocks,
+                false => Recompute::Nothing,
+            },
         }
     }
 
@@ -70,28 +76,6 @@ impl MocoConfig {
             .with_bn_groups(self.bn_groups)
             .with_recompute(self.recompute)
             .with_taps(&["projection"])
-    }
-}
-
-/// Everything that a training carries from step to step.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MocoState {
-    /// Weights of the query encoder.
-    pub query: Weights,
-    /// Weights of the key encoder.
-    pub key: Weights,
-    /// Velocity of SGD, in the order of the query's parameters.
-    pub velocity: Vec<f32>,
-    /// The dictionary.
-    pub queue: KeyQueue,
-}
-
-impl MocoState {
-    /// The start: the key encoder equals the query encoder, the queue is random.
-    pub fn new(query: Weights, queue_capacity: usize, dim: usize, seed: u64) -> MocoState {
-        const QUEUE: u64 = 0x7175_6575_6530;
-        let queue = KeyQueue::random(queue_capacity, dim, &mut Rng::new(seed, QUEUE));
-        MocoState { key: query.clone(), velocity: vec![0.0; query.params.len()], query, queue }
     }
 }
 
@@ -128,33 +112,57 @@ pub struct StepReport {
     pub negative_similarity: f64,
 }
 
-/// A training in memory.
-pub struct Moco {
-    config: MocoConfig,
+/// A training in the memory of a device.
+pub struct Moco<D: Device = Cpu> {
     graph: Graph,
-    query: Encoder,
-    key: Encoder,
-    queue: KeyQueue,
-    velocity: Vec<f32>,
-    gradients: Vec<f32>,
-    scratch: Scratch,
+    contrast: Contrast<D>,
+    /// Views of the host as the device reads them.
+    staged: [Option<Buffer<D>>; 2],
 }
 
-#[derive(Default)]
-struct Scratch {
-    shuffled: Vec<f32>,       // [n, height, width, channels]
-    keys: Vec<f32>,           // [n, dim]
-    d_query: Vec<f32>,        // [n, dim]
-    more_gradients: Vec<f32>, // like the parameters, for the second direction
-    loss: InfoNceWorkspace,
+/// What the two directions of a symmetric step share.
+struct Contrast<D: Device> {
+    config: MocoConfig,
+    device: D,
+    query: Encoder<D>,
+    key: Encoder<D>,
+    queue: Queue<D>,
+    params: usize,
+    velocity: Buffer<D>,
+    gradients: Buffer<D>,
+    /// Gradients of the first direction where there are two.
+    more_gradients: Option<Buffer<D>>,
+    /// [batch, dim] for each direction.
+    keys: Vec<Buffer<D>>,
+    d_query: Buffer<D>,          // [batch, dim]
+    shuffled: Option<Buffer<D>>, // [batch, height, width, channels], made when it is first needed
+    n: usize,
+}
+
+/// The dictionary: its keys on the device, which image each came from on the host.
+struct Queue<D: Device> {
+    dim: usize,
+    keys: Buffer<D>,
+    images: Vec<u64>,
+    pointer: usize,
 }
 
 impl Moco {
+    /// A training on the CPU in f32.
+    ///
+    /// # Errors
+    /// As [`Moco::on`].
+    pub fn new(graph: &Graph, config: MocoConfig, state: MocoState) -> Result<Moco> {
+        Moco::on(Cpu::default(), graph, config, state)
+    }
+}
+
+impl<D: Device> Moco<D> {
     /// Compiles both encoders of `graph`, a network with a projector.
     ///
     /// # Errors
     /// [`Error::Engine`] where the network does not fit, [`Error::Invalid`] where the state does not.
-    pub fn new(graph: &Graph, config: MocoConfig, state: MocoState) -> Result<Moco> {
+    pub fn on(mut device: D, graph: &Graph, config: MocoConfig, state: MocoState) -> Result<Moco<D>> {
         let [height, width] = config.size;
         let dim = graph.shapes(height, width)?[graph.tap("projection")?.0].numel();
         let (params, buffers) = (graph.parameter_layout().len(), graph.buffer_layout().len());
@@ -165,88 +173,50 @@ impl Moco {
                  embeddings of {dim}"
             )));
         }
-        Ok(Moco {
-            query: Encoder::new(graph, &config.plan(Mode::Train), state.query)?,
-            key: Encoder::new(graph, &config.plan(Mode::Momentum), state.key)?,
-            queue: state.queue,
-            velocity: state.velocity,
-            gradients: vec![0.0; params],
-            scratch: Scratch {
-                more_gradients: vec![0.0; if config.symmetric { params } else { 0 }],
-                ..Scratch::default()
-            },
+        let (keys, images, pointer) = state.queue.into_parts();
+        let more_gradients = if config.symmetric { Some(device.buffer(vec![0.0; params])?) } else { None };
+        let rows = |device: &mut D| device.buffer(vec![0.0; config.batch * dim]);
+        let contrast = Contrast {
+            query: Encoder::new(&mut device, graph, &config.plan(Mode::Train), state.query)?,
+            key: Encoder::new(&mut device, graph, &config.plan(Mode::Momentum), state.key)?,
+            queue: Queue { dim, keys: device.buffer(keys)?, images, pointer },
+            params,
+            velocity: device.buffer(state.velocity)?,
+            gradients: device.buffer(vec![0.0; params])?,
+            more_gradients,
+            keys: (0..config.directions()).map(|_| rows(&mut device)).collect::<moco_engine::Result<_>>()?,
+            d_query: rows(&mut device)?,
+            shuffled: None,
+            n: 0,
+            device,
             config,
-            graph: graph.clone(),
-        })
+        };
+        Ok(Moco { graph: graph.clone(), contrast, staged: [None, None] })
     }
 
     /// One step of Algorithm 1.
     /// - `shuffles`: one permutation of the n images per direction; none = no shuffling.
     ///
     /// # Errors
-    /// [`Error::Engine`] where lengths do not fit; the weights have not moved then.
+    /// [`Error::Engine`] where lengths do not fit; the query's weights have not moved then.
     pub fn step(&mut self, batch: &Views<'_>, shuffles: &[Shuffle], sgd: &Sgd) -> Result<StepReport> {
-        let [view_1, view_2] = batch.views;
-        self.key.follow(&self.query, self.config.key_momentum);
-        let (loss, keys, images) = if self.config.symmetric {
-            let loss_12 = self.contrast(view_1, view_2, batch.images, shuffles.first())?;
-            std::mem::swap(&mut self.gradients, &mut self.scratch.more_gradients);
-            let mut keys_2 = std::mem::take(&mut self.scratch.keys);
-            let loss_21 = self.contrast(view_2, view_1, batch.images, shuffles.get(1))?;
-            add(&mut self.gradients, &self.scratch.more_gradients);
-            let mut keys = std::mem::take(&mut self.scratch.keys);
-            keys.append(&mut keys_2);
-            ([loss_12, loss_21], keys, [batch.images, batch.images].concat())
-        } else {
-            let loss = self.contrast(view_1, view_2, batch.images, shuffles.first())?;
-            ([loss, InfoNce::default()], std::mem::take(&mut self.scratch.keys), batch.images.to_vec())
+        let Moco { contrast, staged: [memory_1, memory_2], .. } = self;
+        let view_1 = contrast.device.stage(batch.views[0], memory_1)?;
+        let view_2 = contrast.device.stage(batch.views[1], memory_2)?;
+        contrast.key.follow(&mut contrast.device, &contrast.query, contrast.config.key_momentum);
+        let first = contrast.direction(0, view_1, view_2, batch.images, shuffles.first())?;
+        let second = match contrast.config.symmetric {
+            true => Some(contrast.direction(1, view_2, view_1, batch.images, shuffles.get(1))?),
+            false => None,
         };
-        let (lr, momentum, weight_decay) = (sgd.lr as f32, sgd.momentum as f32, sgd.weight_decay as f32);
-        sgd_momentum(
-            &mut self.query.weights_mut().params,
-            &self.gradients,
-            &mut self.velocity,
-            lr,
-            momentum,
-            weight_decay,
-        );
-        self.queue.enqueue(&keys, &images);
-        self.scratch.keys = keys;
-        Ok(report(&loss[..self.config.directions()], batch.images.len()))
-    }
-
-    /// Loss of the queries of one view against the keys of the other and the queue; leaves the gradients and the keys.
-    fn contrast(
-        &mut self,
-        query_view: &[f32],
-        key_view: &[f32],
-        images: &[u64],
-        shuffle: Option<&Shuffle>,
-    ) -> Result<InfoNce> {
-        let n = images.len();
-        let Scratch { shuffled, keys, d_query, loss, .. } = &mut self.scratch;
-        let values = self.query.encode(query_view, n)?.len(); // q [n, dim]
-        keys.resize(values, 0.0);
-        match shuffle {
-            Some(shuffle) => {
-                shuffled.resize(key_view.len(), 0.0);
-                shuffle.apply(key_view, shuffled);
-                shuffle.undo(self.key.encode(shuffled, n)?, keys); // k [n, dim], no gradient
-            }
-            None => keys.copy_from_slice(self.key.encode(key_view, n)?),
+        contrast.learn(sgd);
+        contrast.enqueue(batch.images);
+        let mut losses = [InfoNce::default(); 2];
+        let directions = contrast.config.directions();
+        for (result, loss) in losses.iter_mut().zip([Some(first), second].into_iter().flatten()) {
+            *result = contrast.device.loss(loss)?;
         }
-        d_query.resize(values, 0.0);
-        let inputs = InfoNceInputs {
-            query: self.query.embeddings(),
-            key: keys,
-            queue: self.queue.keys(),
-            dim: self.queue.dim(),
-            temperature: self.config.temperature as f32,
-            same_image: self.config.mask_same_image.then(|| SameImage { query: images, queue: self.queue.images() }),
-        };
-        let result = info_nce(&inputs, d_query, loss)?;
-        self.query.backward(d_query, &mut self.gradients)?;
-        Ok(result)
+        Ok(report(&losses[..directions], batch.images.len()))
     }
 
     /// Share of the queries whose positive is the most similar when both encoders use their running statistics: what is
@@ -254,77 +224,174 @@ impl Moco {
     ///
     /// # Errors
     /// As [`Moco::step`].
-    pub fn accuracy_with_running_stats(&self, batch: &Views<'_>) -> Result<f64> {
+    pub fn accuracy_with_running_stats(&mut self, batch: &Views<'_>) -> Result<f64> {
         const MOST_IMAGES: usize = 64;
         let n = batch.images.len().min(MOST_IMAGES);
         let values = n * batch.views[0].len() / batch.images.len();
-        let plan = PlanConfig { batch: n, ..self.config.plan(Mode::Eval) };
-        let mut query = Encoder::new(&self.graph, &plan, self.query.weights().clone())?;
-        let mut key = Encoder::new(&self.graph, &plan, self.key.weights().clone())?;
-        let inputs = InfoNceInputs {
-            query: query.encode(&batch.views[0][..values], n)?,
-            key: key.encode(&batch.views[1][..values], n)?,
-            queue: self.queue.keys(),
-            dim: self.queue.dim(),
-            temperature: self.config.temperature as f32,
+        let Contrast { config, device, query, key, queue, .. } = &mut self.contrast;
+        let plan = PlanConfig { batch: n, ..config.plan(Mode::Eval) };
+        let (query, key) = (query.weights(device)?.into_owned(), key.weights(device)?.into_owned());
+        let mut query = Encoder::new(device, &self.graph, &plan, query)?;
+        let mut key = Encoder::new(device, &self.graph, &plan, key)?;
+        let (mut memory_1, mut memory_2) = (None, None);
+        let view_1 = device.stage(&batch.views[0][..values], &mut memory_1)?;
+        let view_2 = device.stage(&batch.views[1][..values], &mut memory_2)?;
+        let inputs = ContrastInputs {
+            query: query.encode(device, view_1, n)?,
+            key: key.encode(device, view_2, n)?,
+            queue: queue.keys(),
+            dim: queue.dim,
+            temperature: config.temperature as f32,
             // The keys of this very batch are in the queue by now.
-            same_image: Some(SameImage { query: &batch.images[..n], queue: self.queue.images() }),
+            same_image: Some(SameImage { query: &batch.images[..n], queue: &queue.images }),
         };
-        let mut unused = vec![0.0; n * self.queue.dim()];
-        let result = info_nce(&inputs, &mut unused, &mut InfoNceWorkspace::default())?;
-        Ok(result.correct as f64 / n as f64)
+        let mut unused = device.buffer(vec![0.0; n * queue.dim])?;
+        let loss = device.info_nce(&inputs, D::Kernels::view_mut(&mut unused, n * queue.dim))?;
+        Ok(device.loss(loss)?.correct as f64 / n as f64)
     }
 
     /// The network's weights, the velocity and the queue, to be saved.
-    pub fn state(&self) -> StateRef<'_> {
-        StateRef { query: self.query.weights(), key: self.key.weights(), velocity: &self.velocity, queue: &self.queue }
+    ///
+    /// # Errors
+    /// As [`Device::download`].
+    pub fn state(&self) -> Result<StateRef<'_>> {
+        let Contrast { device, query, key, queue, velocity, params, .. } = &self.contrast;
+        let Queue { dim, images, pointer, .. } = queue;
+        let keys = device.download(queue.keys())?;
+        Ok(StateRef {
+            query: query.weights(device)?,
+            key: key.weights(device)?,
+            velocity: device.download(D::Kernels::view(velocity, *params))?,
+            queue: QueueRef { dim: *dim, keys, images, pointer: *pointer },
+        })
+    }
+
+    /// Which image each key of the queue came from [K].
+    pub fn queue_images(&self) -> &[u64] {
+        &self.contrast.queue.images
     }
 
     /// The gradients of the last step, in the order of the parameters.
-    pub fn gradients(&self) -> &[f32] {
-        &self.gradients
+    ///
+    /// # Errors
+    /// As [`Device::download`].
+    pub fn gradients(&self) -> Result<Cow<'_, [f32]>> {
+        let Contrast { device, gradients, params, .. } = &self.contrast;
+        Ok(device.download(D::Kernels::view(gradients, *params))?)
     }
 
     /// Query embeddings of the last direction of the last step, [n, dim].
-    pub fn embeddings(&self) -> &[f32] {
-        self.query.embeddings()
+    ///
+    /// # Errors
+    /// As [`Device::download`].
+    pub fn embeddings(&self) -> Result<Cow<'_, [f32]>> {
+        Ok(self.contrast.device.download(self.contrast.query.embeddings())?)
     }
 
     /// Keys of the last step [directions · n, dim], as they were enqueued.
-    pub fn keys(&self) -> &[f32] {
-        &self.scratch.keys
+    ///
+    /// # Errors
+    /// As [`Device::download`].
+    pub fn keys(&self) -> Result<Vec<f32>> {
+        let Contrast { device, keys, queue, n, .. } = &self.contrast;
+        let mut all = vec![];
+        for keys in keys.iter().rev() {
+            all.extend_from_slice(&device.download(D::Kernels::view(keys, n * queue.dim))?);
+        }
+        Ok(all)
     }
 
     /// What decides a step.
     pub fn config(&self) -> &MocoConfig {
-        &self.config
+        &self.contrast.config
     }
 
     /// Bytes of all buffers: both plans, weights, gradients, velocity and queue.
     pub fn memory_bytes(&self) -> usize {
-        let state = self.state();
-        let weights = |w: &Weights| w.params.len() + w.buffers.len();
-        let floats = weights(state.query)
-            + weights(state.key)
-            + self.velocity.len()
-            + self.gradients.len()
-            + self.scratch.more_gradients.len()
-            + self.queue.keys().len();
-        self.query.memory_bytes() + self.key.memory_bytes() + 4 * floats + 8 * self.queue.capacity()
+        let Contrast { config, query, key, queue, params, .. } = &self.contrast;
+        let weights = params + self.graph.buffer_layout().len();
+        let floats = 2 * weights + (1 + config.directions()) * params + queue.images.len() * queue.dim;
+        query.memory_bytes() + key.memory_bytes() + 4 * floats + 8 * queue.images.len()
     }
 }
 
-/// A [`MocoState`] that still belongs to its [`Moco`].
-#[derive(Clone, Copy, Debug)]
-pub struct StateRef<'a> {
-    /// Weights of the query encoder.
-    pub query: &'a Weights,
-    /// Weights of the key encoder.
-    pub key: &'a Weights,
-    /// Velocity of SGD.
-    pub velocity: &'a [f32],
-    /// The dictionary.
-    pub queue: &'a KeyQueue,
+impl<D: Device> Contrast<D> {
+    /// Loss of the queries of one view against the keys of the other and the queue; leaves the gradients and the keys.
+    fn direction(
+        &mut self,
+        direction: usize,
+        query_view: &View<D>,
+        key_view: &View<D>,
+        images: &[u64],
+        shuffle: Option<&Shuffle>,
+    ) -> Result<D::Loss> {
+        self.n = images.len();
+        let last = direction + 1 == self.config.directions();
+        let Contrast { config, device, query, key, queue, params, n, .. } = self;
+        let (n, values) = (*n, *n * queue.dim);
+        query.encode(device, query_view, n)?; // q [n, dim]
+        let keys = D::Kernels::view_mut(&mut self.keys[direction], values);
+        match shuffle {
+            Some(shuffle) => {
+                let len = D::Kernels::len(key_view);
+                let shuffled = match &mut self.shuffled {
+                    Some(shuffled) => shuffled,
+                    none => none.insert(device.buffer(vec![0.0; len / n * config.batch])?),
+                };
+                device.gather_rows(key_view, shuffle.order(), D::Kernels::view_mut(shuffled, len));
+                let encoded = key.encode(device, D::Kernels::view(shuffled, len), n)?;
+                device.scatter_rows(encoded, shuffle.order(), keys); // k [n, dim], no gradient
+            }
+            None => {
+                let encoded = key.encode(device, key_view, n)?;
+                device.copy(encoded, keys);
+            }
+        }
+        let d_query = D::Kernels::view_mut(&mut self.d_query, values);
+        let inputs = ContrastInputs {
+            query: query.embeddings(),
+            key: keys,
+            queue: queue.keys(),
+            dim: queue.dim,
+            temperature: config.temperature as f32,
+            same_image: config.mask_same_image.then_some(SameImage { query: images, queue: &queue.images }),
+        };
+        let loss = device.info_nce(&inputs, d_query)?;
+        let gradients = match &mut self.more_gradients {
+            Some(more) if !last => more,
+            _ => &mut self.gradients,
+        };
+        query.backward(device, d_query, D::Kernels::view_mut(gradients, *params))?;
+        Ok(loss)
+    }
+
+    /// SGD on the query encoder, with the gradients of all directions.
+    fn learn(&mut self, sgd: &Sgd) {
+        let gradients = D::Kernels::view_mut(&mut self.gradients, self.params);
+        if let Some(more) = &self.more_gradients {
+            self.device.add_assign(D::Kernels::view(more, self.params), gradients);
+        }
+        let velocity = D::Kernels::view_mut(&mut self.velocity, self.params);
+        let (lr, momentum, weight_decay) = (sgd.lr as f32, sgd.momentum as f32, sgd.weight_decay as f32);
+        let update = SgdUpdate { lr, momentum, weight_decay };
+        self.device.sgd_momentum(self.query.params_mut(), gradients, velocity, &update);
+    }
+
+    /// The keys of this step replace the oldest; those of view 1, which the second direction made, come first.
+    fn enqueue(&mut self, images: &[u64]) {
+        let Queue { dim, keys: ring, images: of, pointer } = &mut self.queue;
+        for keys in self.keys.iter().rev() {
+            let keys = D::Kernels::view(keys, images.len() * *dim);
+            self.device.enqueue(keys, *dim, *pointer, D::Kernels::view_mut(ring, of.len() * *dim));
+            *pointer = advance(of, *pointer, images);
+        }
+    }
+}
+
+impl<D: Device> Queue<D> {
+    fn keys(&self) -> &View<D> {
+        D::Kernels::view(&self.keys, self.images.len() * self.dim)
+    }
 }
 
 fn report(directions: &[InfoNce], n: usize) -> StepReport {
@@ -335,12 +402,6 @@ fn report(directions: &[InfoNce], n: usize) -> StepReport {
         accuracy: mean(|d| d.correct as f64) / n as f64,
         positive_similarity: mean(|d| d.positive_similarity),
         negative_similarity: mean(|d| d.negative_similarity),
-    }
-}
-
-fn add(sum: &mut [f32], other: &[f32]) {
-    for (s, o) in sum.iter_mut().zip(other) {
-        *s += o;
     }
 }
 

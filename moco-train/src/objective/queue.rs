@@ -1,6 +1,8 @@
 //! The dictionary as a queue (arXiv:1911.05722, §3.2): a ring of keys, the newest replacing the oldest.
 
-use moco_engine::ops::{SameImage, l2_normalise};
+use std::borrow::Cow;
+
+use moco_engine::ops::{SameImage, enqueue, l2_normalise};
 use moco_image::Rng;
 
 use crate::{Error, Result};
@@ -72,25 +74,84 @@ impl KeyQueue {
     /// If the lengths do not fit.
     pub fn enqueue(&mut self, keys: &[f32], images: &[u64]) {
         assert_eq!(keys.len(), images.len() * self.dim, "one image per key");
-        for (key, &image) in keys.chunks_exact(self.dim).zip(images) {
-            self.keys[self.pointer * self.dim..][..self.dim].copy_from_slice(key);
-            self.images[self.pointer] = image;
-            self.pointer = (self.pointer + 1) % self.images.len();
-        }
+        enqueue(keys, self.dim, self.pointer, &mut self.keys);
+        self.pointer = advance(&mut self.images, self.pointer, images);
     }
 
-    /// Share of (query, key) pairs in which the key is an older view of the query's own image: false negatives.
-    pub fn same_image_share(&self, images: &[u64]) -> f64 {
-        if images.is_empty() {
-            return 0.0;
-        }
-        let mut counts = std::collections::HashMap::new();
-        for image in self.images.iter().filter(|i| **i != SameImage::NONE) {
-            *counts.entry(*image).or_insert(0usize) += 1;
-        }
-        let pairs: usize = images.iter().map(|i| counts.get(i).copied().unwrap_or(0)).sum();
-        pairs as f64 / (images.len() * self.images.len()) as f64
+    /// The same, borrowed.
+    pub fn as_ref(&self) -> QueueRef<'_> {
+        QueueRef { dim: self.dim, keys: Cow::Borrowed(&self.keys), images: &self.images, pointer: self.pointer }
     }
+
+    /// Its keys, its images and its pointer.
+    pub(super) fn into_parts(self) -> (Vec<f32>, Vec<u64>, usize) {
+        (self.keys, self.images, self.pointer)
+    }
+}
+
+/// Writes the images of new keys into the ring and returns the place of the next key.
+pub(super) fn advance(ring: &mut [u64], mut pointer: usize, images: &[u64]) -> usize {
+    for &image in images {
+        ring[pointer] = image;
+        pointer = (pointer + 1) % ring.len();
+    }
+    pointer
+}
+
+/// A [`KeyQueue`] that still belongs to its training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueueRef<'a> {
+    pub(super) dim: usize,
+    pub(super) keys: Cow<'a, [f32]>,
+    pub(super) images: &'a [u64],
+    pub(super) pointer: usize,
+}
+
+impl QueueRef<'_> {
+    /// As [`KeyQueue::capacity`].
+    pub fn capacity(&self) -> usize {
+        self.images.len()
+    }
+
+    /// As [`KeyQueue::dim`].
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// As [`KeyQueue::keys`].
+    pub fn keys(&self) -> &[f32] {
+        &self.keys
+    }
+
+    /// As [`KeyQueue::images`].
+    pub fn images(&self) -> &[u64] {
+        self.images
+    }
+
+    /// As [`KeyQueue::pointer`].
+    pub fn pointer(&self) -> usize {
+        self.pointer
+    }
+
+    /// A queue of its own.
+    pub fn into_owned(self) -> KeyQueue {
+        let QueueRef { dim, keys, images, pointer } = self;
+        KeyQueue { dim, keys: keys.into_owned(), images: images.to_vec(), pointer }
+    }
+}
+
+/// Share of (query, key) pairs in which the key is an older view of the query's own image: false negatives.
+/// - `images` [n]: of the queries.   - `ring` [K]: of the keys.
+pub fn same_image_share(images: &[u64], ring: &[u64]) -> f64 {
+    if images.is_empty() {
+        return 0.0;
+    }
+    let mut counts = std::collections::HashMap::new();
+    for image in ring.iter().filter(|i| **i != SameImage::NONE) {
+        *counts.entry(*image).or_insert(0usize) += 1;
+    }
+    let pairs: usize = images.iter().map(|i| counts.get(i).copied().unwrap_or(0)).sum();
+    pairs as f64 / (images.len() * ring.len()) as f64
 }
 
 #[cfg(test)]
@@ -109,7 +170,7 @@ mod tests {
     fn starts_with_unit_vectors_that_belong_to_no_image() {
         let q = queue(7);
         assert!(q.keys().chunks(2).all(|k| (k[0].hypot(k[1]) - 1.0).abs() < 1e-6));
-        assert_eq!(q.same_image_share(&[0, u64::MAX]), 0.0);
+        assert_eq!(same_image_share(&[0, u64::MAX], q.images()), 0.0);
     }
 
     #[test]
@@ -140,7 +201,7 @@ mod tests {
         let (k, i) = keys(0..2);
         q.enqueue(&k, &i);
         q.enqueue(&k, &i);
-        assert_eq!(q.same_image_share(&[0, 9]), 2.0 / 8.0);
+        assert_eq!(same_image_share(&[0, 9], q.images()), 2.0 / 8.0);
     }
 
     #[test]

@@ -2,20 +2,19 @@
 //! do not share batch statistics, and the keys are put back in order afterwards.
 
 use moco_image::Rng;
-use rayon::prelude::*;
 
 use crate::{Error, Result};
 
 /// A permutation of a batch: place `i` of the encoded batch holds image `order[i]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shuffle {
-    order: Vec<usize>,
+    order: Vec<u32>,
 }
 
 impl Shuffle {
     /// A random permutation of `n` images.
     pub fn random(n: usize, rng: &mut Rng) -> Shuffle {
-        let mut order: Vec<usize> = (0..n).collect();
+        let mut order: Vec<u32> = (0..n as u32).collect();
         rng.shuffle(&mut order);
         Shuffle { order }
     }
@@ -31,7 +30,7 @@ impl Shuffle {
                 return Err(Error::Invalid(format!("{order:?} is not a permutation")));
             }
         }
-        Ok(Shuffle { order })
+        Ok(Shuffle { order: order.into_iter().map(|i| i as u32).collect() })
     }
 
     /// Number of images.
@@ -44,36 +43,16 @@ impl Shuffle {
         self.order.is_empty()
     }
 
-    /// `shuffled[i] = rows[order[i]]`; both [n, width].
-    ///
-    /// # Panics
-    /// If the lengths differ or are not a multiple of n.
-    pub fn apply(&self, rows: &[f32], shuffled: &mut [f32]) {
-        let width = self.width(rows, shuffled);
-        shuffled.par_chunks_mut(width).zip(&self.order).for_each(|(out, &i)| {
-            out.copy_from_slice(&rows[i * width..][..width]);
-        });
-    }
-
-    /// The inverse: `rows[order[i]] = shuffled[i]`; both [n, width].
-    ///
-    /// # Panics
-    /// As [`Shuffle::apply`].
-    pub fn undo(&self, shuffled: &[f32], rows: &mut [f32]) {
-        let width = self.width(shuffled, rows);
-        for (row, &i) in shuffled.chunks_exact(width).zip(&self.order) {
-            rows[i * width..][..width].copy_from_slice(row);
-        }
-    }
-
-    fn width(&self, a: &[f32], b: &[f32]) -> usize {
-        assert!(a.len() == b.len() && a.len().is_multiple_of(self.len().max(1)), "{} rows in {}", self.len(), a.len());
-        (a.len() / self.len().max(1)).max(1)
+    /// The image at each place of the encoded batch.
+    pub fn order(&self) -> &[u32] {
+        &self.order
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use moco_engine::ops::{gather_rows, scatter_rows};
+
     use super::*;
 
     #[test]
@@ -82,8 +61,8 @@ mod tests {
             let shuffle = Shuffle::random(n, &mut Rng::new(5, n as u64));
             let rows: Vec<f32> = (0..n * 3).map(|i| i as f32).collect();
             let (mut shuffled, mut back) = (vec![0.0; n * 3], vec![0.0; n * 3]);
-            shuffle.apply(&rows, &mut shuffled);
-            shuffle.undo(&shuffled, &mut back);
+            gather_rows(&rows, shuffle.order(), &mut shuffled);
+            scatter_rows(&shuffled, shuffle.order(), &mut back);
             assert_eq!(back, rows);
             assert_eq!(shuffled == rows, n == 1 || shuffle.order.is_sorted());
         }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::compute::ComputeRecipe;
 use crate::data::{Channels, DataOptions, Labels, Split};
 use crate::schedule::Schedule;
 use crate::{Error, Result};
@@ -41,6 +42,9 @@ pub struct Recipe {
     pub schedule: Schedule,
     /// What a run does beside learning.
     pub run: RunRecipe,
+    /// Where it computes and in which precision.
+    #[serde(default)]
+    pub compute: ComputeRecipe,
 }
 
 /// The network of a recipe.

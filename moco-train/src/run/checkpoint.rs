@@ -79,12 +79,12 @@ impl Checkpoints {
     pub fn save(&self, graph: &Graph, state: &StateRef<'_>, progress: &Progress) -> Result<()> {
         let (parameters, buffers) = (graph.parameter_layout(), graph.buffer_layout());
         let mut tensors = vec![];
-        for (prefix, weights) in [("encoder_q", state.query), ("encoder_k", state.key)] {
+        for (prefix, weights) in [("encoder_q", &state.query), ("encoder_k", &state.key)] {
             push(&mut tensors, prefix, &parameters, &weights.params);
             push(&mut tensors, prefix, &buffers, &weights.buffers);
         }
-        push(&mut tensors, "velocity", &parameters, state.velocity);
-        let queue = state.queue;
+        push(&mut tensors, "velocity", &parameters, &state.velocity);
+        let queue = &state.queue;
         tensors.push(TensorOut::f32("queue", &[queue.capacity(), queue.dim()], queue.keys()));
         // Images are counted in u64 with u64::MAX for none, which is −1 here.
         tensors.push(TensorOut {
@@ -199,8 +199,7 @@ mod tests {
         let mut health = HealthTracker::new(8);
         health.add(&StepReport { loss: 1.1, ..StepReport::default() }, &[0.25; 16]);
         let progress = Progress::new(step, 5, state.queue.pointer(), health);
-        let state = StateRef { query: &state.query, key: &state.key, velocity: &state.velocity, queue: &state.queue };
-        checkpoints.save(graph, &state, &progress).unwrap();
+        checkpoints.save(graph, &state.as_ref(), &progress).unwrap();
         progress
     }
 

@@ -8,6 +8,7 @@ use moco_image::PreprocessRule;
 use moco_models::{Graph, Weights};
 
 use super::{EvalRecord, RunConfig};
+use crate::compute::Compute;
 use crate::data::{DataOptions, Dataset, Split};
 use crate::eval::{Extraction, features, knn, knn_leave_one_out};
 use crate::{Error, Result};
@@ -22,12 +23,13 @@ pub(super) struct Monitor {
     k: usize,
     temperature: f64,
     max_skipped: usize,
+    compute: Compute,
 }
 
 impl Monitor {
     /// With `monitor_data` its training part is the bank and its held-out part asks; without, the same holds for the
     /// data of the run. Where there is no held-out part, each image is left out in turn. None if nothing has labels.
-    pub(super) fn new(config: &RunConfig, dataset: &Arc<Dataset>) -> Result<Option<Monitor>> {
+    pub(super) fn new(config: &RunConfig, dataset: &Arc<Dataset>, compute: Compute) -> Result<Option<Monitor>> {
         let run = &config.recipe.run;
         if run.monitor_every_epochs == 0 && config.source.monitor_data.is_none() {
             return Ok(None);
@@ -67,12 +69,14 @@ impl Monitor {
             k: run.monitor_k,
             temperature: run.monitor_temperature,
             max_skipped: config.recipe.data.max_corrupt,
+            compute: compute.in_f32(),
         }))
     }
 
     pub(super) fn evaluate(&self, graph: &Graph, weights: &Weights, step: u64, epoch: u64) -> Result<EvalRecord> {
         let start = Instant::now();
-        let extraction = Extraction { max_skipped: self.max_skipped, ..Extraction::of(&self.tap) };
+        let extraction =
+            Extraction { max_skipped: self.max_skipped, compute: self.compute, ..Extraction::of(&self.tap) };
         let extract = |data: &Dataset| {
             features(graph, weights, data, &self.rule, &extraction, &mut |_| ControlFlow::Continue(()))
         };

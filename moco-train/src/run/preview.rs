@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use moco_engine::{BnGroups, Mode, Plan};
+use moco_engine::{BnGroups, Device, Mode, Plan, PlanConfig};
 use moco_image::Rng;
 use moco_models::Graph;
 use moco_models::init::initialise;
 
 use super::{RunConfig, RunPlan, loader_options};
 use crate::Result;
+use crate::compute::{Compute, OnDevice};
 use crate::data::{Dataset, Loader};
-use crate::objective::{Moco, MocoConfig, MocoState, Sgd, Views};
+use crate::objective::{MocoConfig, MocoState, Sgd, Views, open_learner};
 
 /// Memory of a run, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +34,15 @@ impl MemoryPreview {
     }
 }
 
-/// Estimates the memory; `decoded_bytes` is the mean size of a decoded image.
+/// Estimates the memory on `compute`; `decoded_bytes` is the mean size of a decoded image.
 ///
 /// # Errors
 /// Where the network does not fit the size of the views.
-pub fn memory(config: &RunConfig, decoded_bytes: f64) -> Result<MemoryPreview> {
+pub fn memory(config: &RunConfig, compute: &Compute, decoded_bytes: f64) -> Result<MemoryPreview> {
     let recipe = &config.recipe;
     let graph = recipe.arch(config.source.channels).build()?;
     let moco = MocoConfig::new(recipe);
-    let plan = |mode| Plan::estimate(&graph, &moco.plan(mode)).map(|e| e.total() as u64);
+    let plan = |mode| compute.with(Estimate(&graph, moco.plan(mode)));
     let (params, buffers) = (graph.parameter_layout().len(), graph.buffer_layout().len());
     // Two encoders, velocity and gradients, the latter twice when both directions are summed.
     let floats = 2 * (params + buffers) + (1 + moco.directions()) * params + recipe.method.queue * recipe.model.dim;
@@ -55,6 +56,17 @@ pub fn memory(config: &RunConfig, decoded_bytes: f64) -> Result<MemoryPreview> {
         batches: view * (2 * (prefetch + 1) + 1),
         cache: (recipe.data.cache_mib << 20).min((decoded_bytes * config.source.images as f64) as u64),
     })
+}
+
+/// Bytes of a plan.
+struct Estimate<'a>(&'a Graph, PlanConfig);
+
+impl OnDevice for Estimate<'_> {
+    type Output = u64;
+
+    fn on<D: Device + 'static>(self, device: D) -> Result<u64> {
+        Ok(Plan::estimate_with(self.0, &self.1, device.kernels()?)?.total() as u64)
+    }
 }
 
 /// Time of a run, in seconds, from short measurements.
@@ -79,16 +91,22 @@ impl TimePreview {
 ///
 /// # Errors
 /// As a training step and as the loader.
-pub fn time(config: &RunConfig, plan: &RunPlan, dataset: &Arc<Dataset>, threads: usize) -> Result<TimePreview> {
+pub fn time(
+    config: &RunConfig,
+    compute: &Compute,
+    plan: &RunPlan,
+    dataset: &Arc<Dataset>,
+    threads: usize,
+) -> Result<TimePreview> {
     let graph = config.recipe.arch(config.source.channels).build()?;
     Ok(TimePreview {
-        compute_per_image: compute_per_image(config, &graph)?,
+        compute_per_image: compute_per_image(config, compute, &graph)?,
         data_per_image: data_per_image(config, dataset, threads)?,
         images_per_epoch: (plan.steps_per_epoch * plan.batch as u64).min(config.source.images as u64) as f64,
     })
 }
 
-fn compute_per_image(config: &RunConfig, graph: &Graph) -> Result<f64> {
+fn compute_per_image(config: &RunConfig, compute: &Compute, graph: &Graph) -> Result<f64> {
     /// Forward passes of about a second on two cores.
     const MACS: u64 = 20_000_000_000;
     const QUEUE: usize = 4096;
@@ -98,7 +116,7 @@ fn compute_per_image(config: &RunConfig, graph: &Graph) -> Result<f64> {
     let moco_config = MocoConfig { batch: n, bn_groups: BnGroups::Whole, mask_same_image: false, ..full };
     let queue = config.recipe.method.queue.min(QUEUE);
     let state = MocoState::new(initialise(graph, 0), queue, config.recipe.model.dim, 0);
-    let mut moco = Moco::new(graph, moco_config, state)?;
+    let mut moco = open_learner(compute, graph, moco_config, state)?;
     let mut rng = Rng::new(0, 0);
     let views: Vec<f32> = (0..n * height * width * config.source.channels).map(|_| rng.normal() as f32).collect();
     let images: Vec<u64> = (0..n as u64).collect();

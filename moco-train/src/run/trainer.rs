@@ -14,9 +14,12 @@ use super::monitor::Monitor;
 use super::{
     Checkpoints, EvalRecord, EventWriter, MetricsWriter, Progress, Record, RunConfig, RunFolder, StepRecord, result,
 };
+use crate::compute::Compute;
 use crate::data::{Batch, Dataset, Loader, LoaderOptions};
 use crate::health::{Context, HealthReport, HealthTracker, SUSPICIOUS_ACCURACY};
-use crate::objective::{Moco, MocoConfig, MocoState, Sgd, Shuffle, StepReport, Views};
+use crate::objective::{
+    Learner, MocoConfig, MocoState, Sgd, Shuffle, StepReport, Views, open_learner, same_image_share,
+};
 use crate::recipe::Recipe;
 use crate::{Error, Result};
 
@@ -91,11 +94,12 @@ pub struct Trainer {
     plan: RunPlan,
     graph: Graph,
     dataset: Arc<Dataset>,
-    moco: Moco,
+    moco: Box<dyn Learner>,
     health: HealthTracker,
     step: u64,
     monitor: Option<Monitor>,
     notes: Vec<String>,
+    compute: Compute,
 }
 
 impl Trainer {
@@ -103,16 +107,20 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Run`] if the folder exists, others for data, recipe and memory.
-    pub fn create(path: &Path, config: RunConfig, dataset: Arc<Dataset>) -> Result<Trainer> {
+    pub fn create(path: &Path, mut config: RunConfig, dataset: Arc<Dataset>) -> Result<Trainer> {
         RunFolder::check_free(path)?;
+        let (compute, note) = Compute::choose(config.recipe.compute)?;
+        config.recipe.compute = compute.resolve(config.recipe.compute);
         let plan = RunPlan::new(&config, dataset.len())?;
         let graph = config.recipe.arch(config.source.channels).build()?;
         let recipe = &config.recipe;
-        let moco = Moco::new(&graph, MocoConfig::new(recipe), first_state(&graph, recipe))?;
-        let monitor = Monitor::new(&config, &dataset)?;
+        let state = first_state(&graph, recipe);
+        let moco = open_learner(&compute, &graph, MocoConfig::new(recipe), state)?;
+        let monitor = Monitor::new(&config, &dataset, compute)?;
         let folder = RunFolder::create(path, &config)?;
         let health = HealthTracker::new(recipe.model.dim);
-        let trainer = Trainer { folder, plan, graph, dataset, moco, health, step: 0, monitor, notes: vec![], config };
+        let notes = note.into_iter().collect();
+        let trainer = Trainer { folder, plan, graph, dataset, moco, health, step: 0, monitor, notes, config, compute };
         trainer.save()?;
         Ok(trainer)
     }
@@ -133,16 +141,22 @@ impl Trainer {
         }
         let plan = RunPlan::new(&config, dataset.len())?;
         let graph = config.recipe.arch(config.source.channels).build()?;
-        let (moco_config, recipe) = (MocoConfig::new(&config.recipe), &config.recipe);
-        let Newest { step, state, health, notes } = newest(&folder, &graph, recipe)?;
-        let moco = Moco::new(&graph, moco_config, state)?;
-        let monitor = Monitor::new(&config, &dataset)?;
-        Ok(Trainer { folder, plan, graph, dataset, moco, health, step, monitor, notes, config })
+        let (compute, note) = Compute::choose(config.recipe.compute)?;
+        let Newest { step, state, health, mut notes } = newest(&folder, &graph, &config.recipe)?;
+        notes.extend(note);
+        let moco = open_learner(&compute, &graph, MocoConfig::new(&config.recipe), state)?;
+        let monitor = Monitor::new(&config, &dataset, compute)?;
+        Ok(Trainer { folder, plan, graph, dataset, moco, health, step, monitor, notes, config, compute })
     }
 
     /// How long the run is.
     pub fn plan(&self) -> RunPlan {
         self.plan
+    }
+
+    /// Where it computes.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// Steps done.
@@ -164,7 +178,8 @@ impl Trainer {
             return Ok(stopped);
         }
         log.sync()?;
-        result::write(&self.folder, &self.config, &self.graph, self.moco.state().query)?;
+        let query = self.moco.state()?.query.into_owned();
+        result::write(&self.folder, &self.config, &self.graph, &query)?;
         Ok(Outcome::Finished)
     }
 
@@ -219,7 +234,8 @@ impl Trainer {
                 && (monitored || is_last)
             {
                 let epochs_done = self.step / steps_per_epoch;
-                let record = monitor.evaluate(&self.graph, self.moco.state().query, self.step, epochs_done)?;
+                let query = self.moco.state()?.query.into_owned();
+                let record = monitor.evaluate(&self.graph, &query, self.step, epochs_done)?;
                 log.eval(&record)?;
                 observer.eval(&record);
             }
@@ -265,7 +281,7 @@ impl Trainer {
                 report.loss, self.step, recipe.optim.lr
             )));
         }
-        self.health.add(&report, self.moco.embeddings());
+        self.health.add(&report, &self.moco.embeddings()?);
         Ok((report, images))
     }
 
@@ -283,9 +299,9 @@ impl Trainer {
             step: self.step,
             steps_per_epoch: self.plan.steps_per_epoch,
             directions: self.moco.config().directions(),
-            queue: self.moco.state().queue.capacity(),
+            queue: self.moco.queue_images().len(),
             images: self.dataset.len(),
-            same_image_share: self.moco.state().queue.same_image_share(images),
+            same_image_share: same_image_share(images, self.moco.queue_images()),
             masked: self.moco.config().mask_same_image,
             acc1_running_stats: running,
         };
@@ -297,7 +313,7 @@ impl Trainer {
     }
 
     fn save(&self) -> Result<()> {
-        let state = self.moco.state();
+        let state = self.moco.state()?;
         let seed = self.config.recipe.run.seed;
         let progress = Progress::new(self.step, seed, state.queue.pointer(), self.health.clone());
         let checkpoints = Checkpoints::new(&self.folder.checkpoints_path());

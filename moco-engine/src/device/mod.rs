@@ -1,0 +1,114 @@
+//! What a training step needs outside the network, as a trait over the place where it computes.
+//!
+//! A [`Device`] makes the [`Kernels`] of every plan of a training and holds what lies between the plans: weights,
+//! gradients and keys are its memory, and loss, optimiser, momentum update and queue are its work. Everything that one
+//! device is asked for happens in the order of the calls; only [`Device::download`] and [`Device::loss`] have to wait for it.
+
+mod cpu;
+
+use std::borrow::Cow;
+
+use crate::ops::{InfoNce, SameImage};
+use crate::{Kernels, Result};
+
+pub use cpu::Cpu;
+
+/// Memory of a device, in full precision.
+pub type Buffer<D> = <<D as Device>::Kernels as Kernels>::Buffer;
+
+/// A borrowed part of it.
+pub type View<D> = <<D as Device>::Kernels as Kernels>::View;
+
+/// Where a training computes.
+pub trait Device: Sized + Send {
+    /// The steps of its plans.
+    type Kernels: Kernels;
+    /// A loss that is perhaps still being computed.
+    type Loss: Send;
+
+    /// What messages call it.
+    fn describe(&self) -> String;
+    /// Steps for one more plan.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) if it cannot hold them.
+    fn kernels(&self) -> Result<Self::Kernels>;
+
+    /// Memory that holds these values.
+    ///
+    /// # Errors
+    /// If the device has not that much.
+    fn buffer(&mut self, values: Vec<f32>) -> Result<Buffer<Self>>;
+    /// Host values as the device reads them: themselves where it can, else a copy in `memory`, which is made or grown.
+    ///
+    /// # Errors
+    /// If the device has not that much memory.
+    fn stage<'a>(&mut self, values: &'a [f32], memory: &'a mut Option<Buffer<Self>>) -> Result<&'a View<Self>>;
+    /// Values as the host reads them: themselves where it can, else a copy. Waits for all that was asked for before.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) if something has gone wrong since the last wait.
+    fn download<'a>(&self, view: &'a View<Self>) -> Result<Cow<'a, [f32]>>;
+
+    /// As [`ops::l2_normalise`](crate::ops::l2_normalise).
+    fn l2_normalise(&mut self, x: &View<Self>, dim: usize, y: &mut View<Self>);
+    /// As [`ops::l2_normalise_backward`](crate::ops::l2_normalise_backward).
+    fn l2_normalise_backward(&mut self, x: &View<Self>, dy: &View<Self>, dim: usize, dx: &mut View<Self>);
+    /// As [`ops::info_nce`](crate::ops::info_nce); `d_query` [n, dim] is overwritten.
+    ///
+    /// # Errors
+    /// As [`ops::info_nce`](crate::ops::info_nce).
+    fn info_nce(&mut self, inputs: &ContrastInputs<'_, Self>, d_query: &mut View<Self>) -> Result<Self::Loss>;
+    /// Waits for a loss.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) if something has gone wrong since the last wait.
+    fn loss(&mut self, loss: Self::Loss) -> Result<InfoNce>;
+    /// `to = from`.
+    fn copy(&mut self, from: &View<Self>, to: &mut View<Self>);
+    /// `to += from`.
+    fn add_assign(&mut self, from: &View<Self>, to: &mut View<Self>);
+    /// As [`ops::sgd_momentum`](crate::ops::sgd_momentum).
+    fn sgd_momentum(
+        &mut self,
+        params: &mut View<Self>,
+        gradients: &View<Self>,
+        velocity: &mut View<Self>,
+        update: &SgdUpdate,
+    );
+    /// As [`ops::ema`](crate::ops::ema).
+    fn ema(&mut self, target: &mut View<Self>, source: &View<Self>, m: f32);
+    /// As [`ops::gather_rows`](crate::ops::gather_rows).
+    fn gather_rows(&mut self, rows: &View<Self>, order: &[u32], gathered: &mut View<Self>);
+    /// As [`ops::scatter_rows`](crate::ops::scatter_rows).
+    fn scatter_rows(&mut self, rows: &View<Self>, order: &[u32], scattered: &mut View<Self>);
+    /// As [`ops::enqueue`](crate::ops::enqueue).
+    fn enqueue(&mut self, keys: &View<Self>, dim: usize, pointer: usize, queue: &mut View<Self>);
+}
+
+/// Inputs of [`Device::info_nce`]: [`ops::InfoNceInputs`](crate::ops::InfoNceInputs) on the device.
+pub struct ContrastInputs<'a, D: Device> {
+    /// [n, dim], rows of unit length.
+    pub query: &'a View<D>,
+    /// [n, dim], rows of unit length: the positive of each query. Gets no gradient.
+    pub key: &'a View<D>,
+    /// [K, dim], one key a row, rows of unit length: the negatives. Gets no gradient.
+    pub queue: &'a View<D>,
+    /// Dimension of the embedding.
+    pub dim: usize,
+    /// Divides the similarities.
+    pub temperature: f32,
+    /// Leaves out negatives that are another view of the query's own image; the images lie on the host.
+    pub same_image: Option<SameImage<'a>>,
+}
+
+/// Numbers of one step of SGD.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SgdUpdate {
+    /// Learning rate.
+    pub lr: f32,
+    /// Momentum.
+    pub momentum: f32,
+    /// Weight decay, on every parameter.
+    pub weight_decay: f32,
+}

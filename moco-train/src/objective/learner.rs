@@ -1,0 +1,100 @@
+//! A training whose device was chosen at run time: [`Moco`] behind a trait object.
+
+use std::borrow::Cow;
+
+use moco_engine::Device;
+use moco_models::Graph;
+
+use super::{Moco, MocoConfig, MocoState, Sgd, Shuffle, StateRef, StepReport, Views};
+use crate::Result;
+use crate::compute::{Compute, OnDevice};
+
+/// [`Moco`] on any device; its methods are those of [`Moco`].
+pub trait Learner: Send {
+    /// As [`Moco::step`].
+    ///
+    /// # Errors
+    /// As [`Moco::step`].
+    fn step(&mut self, batch: &Views<'_>, shuffles: &[Shuffle], sgd: &Sgd) -> Result<StepReport>;
+    /// As [`Moco::accuracy_with_running_stats`].
+    ///
+    /// # Errors
+    /// As [`Moco::step`].
+    fn accuracy_with_running_stats(&mut self, batch: &Views<'_>) -> Result<f64>;
+    /// As [`Moco::state`].
+    ///
+    /// # Errors
+    /// As [`Device::download`].
+    fn state(&self) -> Result<StateRef<'_>>;
+    /// As [`Moco::embeddings`].
+    ///
+    /// # Errors
+    /// As [`Device::download`].
+    fn embeddings(&self) -> Result<Cow<'_, [f32]>>;
+    /// As [`Moco::queue_images`].
+    fn queue_images(&self) -> &[u64];
+    /// As [`Moco::config`].
+    fn config(&self) -> &MocoConfig;
+    /// As [`Moco::memory_bytes`].
+    fn memory_bytes(&self) -> usize;
+}
+
+/// [`Moco::on`] the device that was chosen.
+///
+/// # Errors
+/// As [`Moco::on`], and as [`Compute::with`].
+pub fn open_learner(
+    compute: &Compute,
+    graph: &Graph,
+    config: MocoConfig,
+    state: MocoState,
+) -> Result<Box<dyn Learner>> {
+    compute.with(Open { graph, config, state })
+}
+
+struct Open<'a> {
+    graph: &'a Graph,
+    config: MocoConfig,
+    state: MocoState,
+}
+
+impl OnDevice for Open<'_> {
+    type Output = Box<dyn Learner>;
+
+    fn on<D: Device + 'static>(self, device: D) -> Result<Box<dyn Learner>> {
+        Ok(Box::new(Moco::on(device, self.graph, self.config, self.state)?))
+    }
+}
+
+impl<D: Device> Learner for Moco<D>
+where
+    Moco<D>: Send,
+{
+    fn step(&mut self, batch: &Views<'_>, shuffles: &[Shuffle], sgd: &Sgd) -> Result<StepReport> {
+        Moco::step(self, batch, shuffles, sgd)
+    }
+
+    fn accuracy_with_running_stats(&mut self, batch: &Views<'_>) -> Result<f64> {
+        Moco::accuracy_with_running_stats(self, batch)
+    }
+
+    fn state(&self) -> Result<StateRef<'_>> {
+        Moco::state(self)
+    }
+
+    fn embeddings(&self) -> Result<Cow<'_, [f32]>> {
+        Moco::embeddings(self)
+    }
+
+    fn queue_images(&self) -> &[u64] {
+        Moco::queue_images(self)
+    }
+
+    fn config(&self) -> &MocoConfig {
+        Moco::config(self)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        Moco::memory_bytes(self)
+    }
+}
