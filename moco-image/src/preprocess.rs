@@ -281,8 +281,7 @@ pub fn preprocess_raster(
     rule.validate()?;
     rule.accepts(image.channels())?;
     let range = rule.range_of(image)?;
-    if let (Pixels::U8(pixels), ValueRange::Full, false, true) =
-        (&image.pixels, range, image.inverted, image.is_8_bit())
+    if let (Pixels::U8(pixels), ValueRange::Full, false, true) = (&image.pixels, range, image.inverted, image.bits == 8)
     {
         return preprocess_with(pixels, rule, layout, scratch, out);
     }

@@ -73,9 +73,9 @@ impl Raster {
         }
     }
 
-    /// Whether it has the depth of an ordinary picture.
+    /// Whether it has the depth of an ordinary picture: up to 8 bits without a sign.
     pub fn is_8_bit(&self) -> bool {
-        self.bits == 8
+        matches!(self.pixels, Pixels::U8(_))
     }
 
     /// Its depth in words: `12 bits`, `16 bits with a sign`, `floats`.

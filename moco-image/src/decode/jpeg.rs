@@ -40,15 +40,45 @@ pub(super) fn probe(bytes: &[u8]) -> Result<ImageInfo> {
 }
 
 pub(super) fn decode_into(bytes: &[u8], info: &ImageInfo, image: &mut Image) -> Result<()> {
+    let output = if info.channels == 1 { ColorSpace::Luma } else { ColorSpace::RGB };
+    decode_as(bytes, info, output, image)
+}
+
+/// As [`decode_into`], for a frame of a DICOM file: three channels without the mark of JFIF or Adobe are what the file
+/// says, RGB if `is_rgb`.
+#[cfg(feature = "dicom")]
+pub(super) fn decode_into_as(bytes: &[u8], info: &ImageInfo, is_rgb: bool, image: &mut Image) -> Result<()> {
+    let marked = (Segments { rest: bytes.get(2..).unwrap_or_default() })
+        .take_while(|segment| !matches!(segment, Ok((SOS, _)) | Err(_)))
+        .any(|segment| match segment {
+            Ok((0xE0, data)) => data.starts_with(b"JFIF"),
+            Ok((0xEE, data)) => data.len() >= 12 && data.starts_with(b"Adobe"),
+            _ => false,
+        });
+    match info.channels {
+        3 if is_rgb && !marked => decode_as(bytes, info, ColorSpace::YCbCr, image),
+        _ => decode_into(bytes, info, image),
+    }
+}
+
+/// Process (the marker's second byte) and bits of the first frame.
+#[cfg(feature = "dicom")]
+pub(super) fn frame_kind(bytes: &[u8]) -> Option<(u8, u8)> {
+    let frame = find_frame(bytes).ok()?;
+    Some((frame.marker, frame.precision))
+}
+
+/// `output` YCbCr leaves three channels as they are.
+fn decode_as(bytes: &[u8], info: &ImageInfo, output: ColorSpace, image: &mut Image) -> Result<()> {
     if !has_end(bytes) {
         return Err(corrupt("it ends before the end marker: the file is truncated".into()));
     }
     // Strict, or damaged data would come out as a picture with a grey end.
-    match decode_strictly(bytes, info, image) {
+    match decode_strictly(bytes, info, output, image) {
         Err(Failure::Header(reason)) => {
             // Stray bytes and odd comments between header segments are harmless and common: once more without them.
             let clean = without_clutter(bytes).ok_or(Error::Corrupt { format: "JPEG", reason })?;
-            decode_strictly(&clean, info, image).map_err(|failure| corrupt(failure.reason()))
+            decode_strictly(&clean, info, output, image).map_err(|failure| corrupt(failure.reason()))
         }
         other => other.map_err(|failure| corrupt(failure.reason())),
     }
@@ -67,8 +97,12 @@ impl Failure {
     }
 }
 
-fn decode_strictly(bytes: &[u8], info: &ImageInfo, image: &mut Image) -> std::result::Result<(), Failure> {
-    let output = if info.channels == 1 { ColorSpace::Luma } else { ColorSpace::RGB };
+fn decode_strictly(
+    bytes: &[u8],
+    info: &ImageInfo,
+    output: ColorSpace,
+    image: &mut Image,
+) -> std::result::Result<(), Failure> {
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::MAX)
@@ -119,7 +153,7 @@ struct Frame {
 
 /// The first start-of-frame segment (ITU T.81 B.2.2).
 fn find_frame(bytes: &[u8]) -> Result<Frame> {
-    for segment in (Segments { rest: &bytes[2..] }) {
+    for segment in (Segments { rest: bytes.get(2..).unwrap_or_default() }) {
         let (marker, segment) = segment?;
         match marker {
             SOS => return Err(corrupt("no frame header before the image data".into())),

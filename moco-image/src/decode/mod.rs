@@ -1,15 +1,21 @@
 //! Image files to pixels: JPEG and PNG as PIL decodes them, and where the features are on TIFF, DICOM and NIfTI, at the
 //! depth they have.
 
+#[cfg(feature = "dicom")]
+mod dicom;
 mod file;
 mod jpeg;
+#[cfg(feature = "nifti")]
+mod nifti;
 mod png;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tiff")]
+mod tiff;
 
 use std::path::Path;
 
-use crate::{Error, Image, Result};
+use crate::{Error, Image, Result, ValueRange};
 pub use file::{Axis, ImageFile, ReadOptions};
 
 /// What a file may cost before it is refused.
@@ -70,6 +76,12 @@ pub enum Format {
     Jpeg,
     /// PNG.
     Png,
+    /// TIFF; needs the feature `tiff`.
+    Tiff,
+    /// DICOM; needs the feature `dicom`.
+    Dicom,
+    /// NIfTI; needs the feature `nifti`.
+    Nifti,
 }
 
 /// What a file's header says.
@@ -91,15 +103,34 @@ pub struct ImageInfo {
     pub modality: Option<String>,
 }
 
-/// Reads a file's header only.
+/// Reads a file's header only; what follows the header may be missing, except in a TIFF.
 ///
 /// # Errors
 /// [`Error::UnknownFormat`], [`Error::Corrupt`] or [`Error::Unsupported`].
 pub fn probe(bytes: &[u8]) -> Result<ImageInfo> {
+    probe_start(bytes, &ReadOptions::default())
+}
+
+#[cfg_attr(not(any(feature = "dicom", feature = "nifti")), expect(unused_variables, reason = "for volumes"))]
+fn probe_start(bytes: &[u8], options: &ReadOptions) -> Result<ImageInfo> {
     match format_of(bytes)? {
         Format::Jpeg => jpeg::probe(bytes),
         Format::Png => png::probe(bytes),
+        #[cfg(feature = "tiff")]
+        Format::Tiff => tiff::probe(bytes),
+        #[cfg(feature = "dicom")]
+        Format::Dicom => dicom::probe(bytes, &options.limits),
+        #[cfg(feature = "nifti")]
+        Format::Nifti => nifti::Nifti::probe(bytes, options.axis).map(|file| file.info()),
+        #[cfg(not(all(feature = "tiff", feature = "dicom", feature = "nifti")))]
+        other => Err(not_built(other)),
     }
+}
+
+#[cfg(not(all(feature = "tiff", feature = "dicom", feature = "nifti")))]
+fn not_built(format: Format) -> Error {
+    let name = format!("{format:?}");
+    Error::Unsupported(format!("{name}: this build lacks the feature `{}` of moco-image", name.to_lowercase()))
 }
 
 /// Decodes a file that holds one 8-bit image to 1 channel (grey files) or 3 (all others).
@@ -128,15 +159,33 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
 /// As [`decode`]; the image's values are unspecified then.
 pub fn decode_into(bytes: &[u8], limits: &Limits, image: &mut Image) -> Result<()> {
     limits.check_encoded(bytes.len() as u64)?;
-    let info = probe(bytes)?;
-    if info.bit_depth > 8 {
-        return Err(Error::Depth(format!(
-            "the image has {} bits a value, 8 are read here: open it as an ImageFile and say which values become black \
-             and white",
-            info.bit_depth
+    let format = format_of(bytes)?;
+    if matches!(format, Format::Jpeg | Format::Png) {
+        let info = probe(bytes)?;
+        if info.bit_depth > 8 {
+            return Err(not_8_bits(&format!("{} bits", info.bit_depth)));
+        }
+        return decode_picture(bytes, &info, limits, image);
+    }
+    let file = ImageFile::open(bytes.to_vec(), &ReadOptions { limits: *limits, ..ReadOptions::default() })?;
+    if file.frames() > 1 {
+        return Err(Error::Shape(format!(
+            "{} images in one file: open it as an ImageFile and choose one",
+            file.frames()
         )));
     }
-    decode_picture(bytes, &info, limits, image)
+    let raster = file.read(0)?;
+    if !raster.is_8_bit() {
+        return Err(not_8_bits(&raster.depth_in_words()));
+    }
+    raster.to_8_bits_into(ValueRange::Full, image)
+}
+
+fn not_8_bits(depth: &str) -> Error {
+    Error::Depth(format!(
+        "the image has {depth} a value, 8 are read here: open it as an ImageFile and say which values become black and \
+         white"
+    ))
 }
 
 /// JPEG and PNG of up to 8 bits.
@@ -144,7 +193,7 @@ fn decode_picture(bytes: &[u8], info: &ImageInfo, limits: &Limits, image: &mut I
     limits.check_decoded(info.width, info.height, 8 * info.channels, bytes.len())?;
     match info.format {
         Format::Jpeg => jpeg::decode_into(bytes, info, image),
-        Format::Png => png::decode_into(bytes, info, image),
+        _ => png::decode_into(bytes, info, image),
     }
 }
 
@@ -168,6 +217,26 @@ fn format_of(bytes: &[u8]) -> Result<Format> {
     if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
         return Ok(Format::Png);
     }
+    // Before TIFF: a DICOM file's first 128 bytes are free, and some hold a TIFF's header.
+    if bytes.get(128..132) == Some(b"DICM") {
+        return Ok(Format::Dicom);
+    }
+    // TIFF and BigTIFF, in either byte order.
+    if matches!(bytes, [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..]) {
+        return Ok(Format::Tiff);
+    }
+    #[cfg(feature = "dicom")]
+    if dicom::is_dicom(bytes) {
+        return Ok(Format::Dicom);
+    }
+    #[cfg(feature = "nifti")]
+    if nifti::is_nifti(bytes) {
+        return Ok(Format::Nifti);
+    }
+    #[cfg(not(feature = "nifti"))]
+    if matches!(bytes.get(344..348), Some(b"n+1\0" | b"ni1\0")) {
+        return Ok(Format::Nifti);
+    }
     let what = match bytes {
         [] => "the file is empty".to_owned(),
         [b'G', b'I', b'F', b'8', ..] => "it is a GIF; convert it to PNG".to_owned(),
@@ -175,7 +244,8 @@ fn format_of(bytes: &[u8]) -> Result<Format> {
             "it is a WebP; convert it to PNG".to_owned()
         }
         [b'B', b'M', ..] => "it looks like a BMP; convert it to PNG".to_owned(),
-        [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => "it is a TIFF; convert it to PNG".to_owned(),
+        [0x1F, 0x8B, ..] => "it is gzip, but no volume (.nii.gz) inside".to_owned(),
+        [0, 0, 0, 12, b'j', b'P', ..] | [0xFF, 0x4F, 0xFF, 0x51, ..] => "it is JPEG 2000; convert it to PNG".to_owned(),
         [0x89, b'P', b'N', b'G', ..] => "its PNG signature is damaged, as by a transfer in text mode".to_owned(),
         _ => {
             let start: Vec<String> = bytes.iter().take(8).map(|b| format!("{b:02x}")).collect();
