@@ -1,15 +1,16 @@
 //! Speed of every distinct convolution of a network, each pass, beside the peak of the core's multiply-add units.
 //!
-//!     cargo bench -p moco-engine --bench conv -- resnet50 224 16 [threads] [milliseconds per figure]
-//!     cargo bench -p moco-engine --bench conv -- resnet18+cifar 32 128
+//!     cargo bench -p moco-engine --bench conv -- resnet50 224 16 [threads] [milliseconds per figure] [f32 | bf16]
+//!     cargo bench -p moco-engine --bench conv -- resnet18+cifar 32 128 1 300 bf16
 //!
-//! Each figure is the fastest of many runs, in GFLOP/s and as a share of the peak of all threads. With `CPU_TIME=1` in the
+//! Each figure is the fastest of many runs, in GFLOP/s and as a share of the peak of all threads in f32. With `CPU_TIME=1` in the
 //! environment the time is the processor time of all threads divided by their number: for machines with other work.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use moco_engine::kernels::conv::{ConvShape, Epilogue, Packed, Pass, backward_data, backward_weights, forward};
+use moco_engine::{Element, bf16};
 use moco_models::arch::{ArchSpec, Stem};
 use moco_models::{Op, Shape};
 
@@ -21,11 +22,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let number = |i: usize, default: usize| args.get(i).map_or(Ok(default), |a| a.parse::<usize>());
     let (size, batch) = (number(1, if measured { 224 } else { 32 })?, number(2, if measured { 16 } else { 1 })?);
     let (threads, millis) = (number(3, 1)?, number(4, if measured { 300 } else { 0 })? as u64);
+    let time_passes = match args.get(5).map_or("f32", String::as_str) {
+        "f32" => time_passes::<f32>,
+        "bf16" => time_passes::<bf16>,
+        other => return Err(format!("precision {other}: use f32 or bf16").into()),
+    };
     let layers = layers(name, size, batch)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     pool.install(|| {
         let peak = fma_peak() * threads as f64;
-        println!("{name} at {size}, batch {batch}, {threads} thread(s); multiply-add peak {peak:.0} GFLOP/s");
+        let pairs = bf16_peak() * threads as f64;
+        println!("{name} at {size}, batch {batch}, {threads} thread(s); peak in f32 {peak:.0} GFLOP/s, bf16 {pairs:.0}");
         println!("{:>38} {:>7}  {:>13} {:>13} {:>13}  pack", "layer (times)", "GFLOP", "forward", "dgrad", "wgrad");
         let mut total = [0.0; 4];
         for (i, (s, times)) in layers.iter().enumerate() {
@@ -83,11 +90,11 @@ fn layers(name: &str, size: usize, n: usize) -> moco_models::Result<Vec<(ConvSha
 }
 
 /// Seconds of forward (with statistics), data gradient, weight gradient, and packing for both.
-fn time_passes(s: &ConvShape, dgrad: bool, budget: Duration) -> [f64; 4] {
-    let (x, dy, w) = (vec![0.3; s.x_len()], vec![0.2; s.y_len()], vec![0.1; s.weight_len()]);
-    let (mut y, mut dx, mut dw) = (vec![0.0; s.y_len()], vec![0.0; s.x_len()], vec![0.0; s.weight_len()]);
+fn time_passes<T: Element>(s: &ConvShape, dgrad: bool, budget: Duration) -> [f64; 4] {
+    let (x, dy, w) = (vec![T::narrow(0.3); s.x_len()], vec![T::narrow(0.2); s.y_len()], vec![0.1; s.weight_len()]);
+    let (mut y, mut dx, mut dw) = (vec![T::ONE; s.y_len()], vec![T::ONE; s.x_len()], vec![0.0; s.weight_len()]);
     let mut stats = vec![0.0; 2 * s.n * s.c_out];
-    let (mut fw, mut bw) = (Packed::with_capacity(0), Packed::with_capacity(0));
+    let (mut fw, mut bw) = (Packed::<T>::with_capacity(0), Packed::<T>::with_capacity(0));
     fw.repack(s, Pass::Forward, &w);
     bw.repack(s, Pass::BackwardData, &w);
     let f = fastest(budget, || {
@@ -164,6 +171,38 @@ fn fma_peak() -> f64 {
     }
     std::hint::black_box(sink);
     best
+}
+
+/// GFLOP/s of one core on products of bf16 between registers, where the CPU has them.
+fn bf16_peak() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
+        const N: usize = 1 << 20;
+        let mut best = 0.0f64;
+        for _ in 0..20 {
+            let t = Instant::now();
+            // SAFETY: the features were just detected.
+            #[expect(unsafe_code, reason = "a loop for one CPU feature")]
+            std::hint::black_box(unsafe { bf16_loop(N) });
+            best = best.max(2.0 * (N * 12 * 32) as f64 / t.elapsed().as_secs_f64() / 1e9);
+        }
+        return best;
+    }
+    f64::NAN
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn bf16_loop(n: usize) -> f32 {
+    use std::arch::x86_64::*;
+    let factor = _mm512_cvtne2ps_pbh(_mm512_set1_ps(std::hint::black_box(0.5)), _mm512_set1_ps(0.25));
+    let mut s = [_mm512_set1_ps(1.0); 12];
+    for _ in 0..n {
+        for s in &mut s {
+            *s = _mm512_dpbf16_ps(*s, factor, factor);
+        }
+    }
+    s.iter().map(|s| _mm512_reduce_add_ps(*s)).sum()
 }
 
 #[cfg(target_arch = "x86_64")]

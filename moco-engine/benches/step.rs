@@ -1,4 +1,4 @@
-//! One MoCo step on synthetic images, part by part: `cargo bench -p moco-engine --bench step -- ARCH SIZE BATCH STEPS`.
+//! One MoCo step on synthetic images, part by part: `cargo bench -p moco-engine --bench step -- ARCH SIZE BATCH STEPS [f32 | bf16]`.
 //!
 //! Prints the fastest and the median time of each part in milliseconds; threads are rayon's (`RAYON_NUM_THREADS`). An
 //! architecture with `+cifar` behind its name gets the stem for small images.
@@ -8,7 +8,7 @@ use std::time::Instant;
 use moco_engine::ops::{
     InfoNceInputs, InfoNceWorkspace, ema, info_nce, l2_normalise, l2_normalise_backward, sgd_momentum,
 };
-use moco_engine::{Mode, Plan, PlanConfig};
+use moco_engine::{CpuKernels, Element, Mode, Plan, PlanConfig, bf16};
 use moco_models::arch::{ArchSpec, Projector, Stem};
 
 const DIM: usize = 128;
@@ -17,6 +17,15 @@ const PARTS: [&str; 7] =
     ["momentum update", "key forward", "query forward", "InfoNCE", "query backward", "SGD", "step"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let precision = std::env::args().skip(1).filter(|a| !a.starts_with("--")).nth(4);
+    match precision.as_deref().unwrap_or("f32") {
+        "f32" => run::<f32>(),
+        "bf16" => run::<bf16>(),
+        other => Err(format!("precision {other}: use f32 or bf16").into()),
+    }
+}
+
+fn run<T: Element>() -> Result<(), Box<dyn std::error::Error>> {
     // `cargo bench` adds `--bench`; `cargo test` runs benches too and only wants to see them work.
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let measured = std::env::args().any(|a| a == "--bench");
@@ -32,7 +41,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut key_params, mut key_buffers) = (weights.params, weights.buffers);
     let (mut gradients, mut velocity) = (vec![0.0; params.len()], vec![0.0; params.len()]);
 
-    let compile = |mode| Plan::compile(&graph, &PlanConfig::new(batch, size, size, mode).with_taps(&["projection"]));
+    let compile = |mode| {
+        let config = PlanConfig::new(batch, size, size, mode).with_taps(&["projection"]);
+        Plan::compile_with(&graph, &config, CpuKernels::<T>::default())
+    };
     let (mut query_plan, mut key_plan) = (compile(Mode::Train)?, compile(Mode::Momentum)?);
     let images: Vec<f32> = (0..batch * size * size * 3).map(|i| ((i * 7919) % 2003) as f32 / 500.0 - 2.0).collect();
     let raw: Vec<f32> = (0..QUEUE * DIM).map(|i| ((i * 7919 + i / 128) % 2003) as f32 / 1000.0 - 1.0).collect();

@@ -21,5 +21,6 @@ mod plan;
 
 pub use device::{Cpu, Device};
 pub use error::{Error, Result};
-pub use kernels::{CpuKernels, Kernels};
+pub use half::bf16;
+pub use kernels::{CpuKernels, Element, Kernels};
 pub use plan::{BnGroups, MemoryEstimate, Mode, Plan, PlanConfig, Recompute};

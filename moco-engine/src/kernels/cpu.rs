@@ -1,4 +1,4 @@
-//! [`Kernels`] on the CPU: f32, all threads of rayon's current pool, the same result whatever their number.
+//! [`Kernels`] on the CPU: all threads of rayon's current pool, the same result whatever their number.
 
 use rayon::prelude::*;
 
@@ -10,12 +10,13 @@ use super::*;
 /// Values per piece of an elementwise step.
 const PIECE: usize = 1 << 14;
 
-/// The CPU: f32, all cores through rayon's current thread pool.
-pub struct CpuKernels {
+/// The CPU, all cores through rayon's current thread pool. Feature maps and their gradients are stored as `T` and
+/// multiplied in its precision; sums, statistics, parameters and their gradients are f32.
+pub struct CpuKernels<T: Element = f32> {
     needs: Needs,
     /// Weights of the convolution that runs, laid out for it: they change with every step, and here they are still in
     /// cache.
-    packed: Packed,
+    packed: Packed<T>,
     /// Sums of the blocks of one normalisation.
     block_sums: Vec<f32>,
     /// Sum and sum of squares of each image of the last convolution that was asked for them.
@@ -36,8 +37,8 @@ struct Needs {
     images: usize,
 }
 
-impl Default for CpuKernels {
-    fn default() -> CpuKernels {
+impl<T: Element> Default for CpuKernels<T> {
+    fn default() -> CpuKernels<T> {
         CpuKernels {
             needs: Needs::default(),
             packed: Packed::with_capacity(0),
@@ -49,20 +50,20 @@ impl Default for CpuKernels {
     }
 }
 
-impl Kernels for CpuKernels {
+impl<T: Element> Kernels for CpuKernels<T> {
     type Buffer = Vec<f32>;
     type View = [f32];
-    type Map = Vec<f32>;
-    type MapView = [f32];
+    type Map = Vec<T>;
+    type MapView = [T];
     type Bytes = Vec<u8>;
 
-    const MAP_VALUE_BYTES: usize = size_of::<f32>();
+    const MAP_VALUE_BYTES: usize = size_of::<T>();
 
     fn buffer(&self, len: usize) -> Result<Vec<f32>> {
         zeroed(len)
     }
 
-    fn map(&self, len: usize) -> Result<Vec<f32>> {
+    fn map(&self, len: usize) -> Result<Vec<T>> {
         zeroed(len)
     }
 
@@ -82,11 +83,11 @@ impl Kernels for CpuKernels {
         view.len()
     }
 
-    fn map_view(map: &Vec<f32>, len: usize) -> &[f32] {
+    fn map_view(map: &Vec<T>, len: usize) -> &[T] {
         &map[..len]
     }
 
-    fn map_view_mut(map: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    fn map_view_mut(map: &mut Vec<T>, len: usize) -> &mut [T] {
         &mut map[..len]
     }
 
@@ -99,9 +100,9 @@ impl Kernels for CpuKernels {
         let needs = &mut self.needs;
         match need {
             Need::Conv(shape) => {
-                needs.packed = needs.packed.max(Packed::needed_len(shape, Pass::Forward));
+                needs.packed = needs.packed.max(Packed::<T>::needed_len(shape, Pass::Forward));
                 if backward {
-                    needs.packed = needs.packed.max(Packed::needed_len(shape, Pass::BackwardData));
+                    needs.packed = needs.packed.max(Packed::<T>::needed_len(shape, Pass::BackwardData));
                 }
                 needs.image_sums = needs.image_sums.max(2 * shape.n * shape.c_out);
                 needs.images = needs.images.max(shape.n);
@@ -128,23 +129,21 @@ impl Kernels for CpuKernels {
         Ok(())
     }
 
-    fn load(&mut self, from: &[f32], to: &mut [f32], accumulate: bool) {
-        if accumulate {
-            self.add_assign(from, to);
-        } else {
-            self.copy(from, to);
-        }
+    fn load(&mut self, from: &[f32], to: &mut [T], accumulate: bool) {
+        to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| {
+            if accumulate { add_values(from, to) } else { narrow_values(from, to) }
+        });
     }
 
-    fn store(&mut self, from: &[f32], to: &mut [f32]) {
-        self.copy(from, to);
+    fn store(&mut self, from: &[T], to: &mut [f32]) {
+        to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| widen_values(from, to));
     }
 
-    fn copy(&mut self, from: &[f32], to: &mut [f32]) {
+    fn copy(&mut self, from: &[T], to: &mut [T]) {
         to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| to.copy_from_slice(from));
     }
 
-    fn add_assign(&mut self, from: &[f32], to: &mut [f32]) {
+    fn add_assign(&mut self, from: &[T], to: &mut [T]) {
         to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| add_to(from, to));
     }
 
@@ -159,7 +158,7 @@ impl Kernels for CpuKernels {
         params: &[f32],
         at: Offsets,
         sums: bool,
-        y: &mut [f32],
+        y: &mut [T],
     ) {
         self.packed.repack(shape, Pass::Forward, &params[at.weight..][..shape.weight_len()]);
         let norm = input_norm(&input, shape, &mut self.image_group);
@@ -175,7 +174,7 @@ impl Kernels for CpuKernels {
         &mut self,
         shape: &ConvShape,
         input: ConvInput<'_, Self>,
-        dy: &[f32],
+        dy: &[T],
         at: Offsets,
         gradients: &mut [f32],
     ) {
@@ -190,10 +189,10 @@ impl Kernels for CpuKernels {
     fn conv_backward_data(
         &mut self,
         shape: &ConvShape,
-        dy: &[f32],
+        dy: &[T],
         params: &[f32],
         at: Offsets,
-        dx: &mut [f32],
+        dx: &mut [T],
         accumulate: bool,
     ) {
         self.packed.repack(shape, Pass::BackwardData, &params[at.weight..][..shape.weight_len()]);
@@ -207,7 +206,7 @@ impl Kernels for CpuKernels {
     fn norm_batch_stats(
         &mut self,
         shape: &NormShape,
-        z: &[f32],
+        z: &[T],
         summed: bool,
         params: &[f32],
         at: NormOffsets,
@@ -236,11 +235,11 @@ impl Kernels for CpuKernels {
     fn norm_apply(
         &mut self,
         shape: &NormShape,
-        z: Option<&[f32]>,
+        z: Option<&[T]>,
         stats: &Vec<f32>,
         residual: Residual<'_, Self>,
         relu: bool,
-        y: &mut [f32],
+        y: &mut [T],
     ) {
         let added = match residual {
             Residual::None => Added::Nothing,
@@ -253,10 +252,10 @@ impl Kernels for CpuKernels {
     fn norm_backward_reduce(
         &mut self,
         shape: &NormShape,
-        z: &[f32],
+        z: &[T],
         stats: &mut Vec<f32>,
         mask: Mask<'_, Self>,
-        dy: &mut [f32],
+        dy: &mut [T],
         at: NormOffsets,
         gradients: &mut [f32],
     ) {
@@ -271,68 +270,64 @@ impl Kernels for CpuKernels {
     fn norm_backward_apply(
         &mut self,
         shape: &NormShape,
-        z: &[f32],
+        z: &[T],
         stats: &Vec<f32>,
         recompute_mask: bool,
-        dy: Option<&[f32]>,
-        dz: &mut [f32],
+        dy: Option<&[T]>,
+        dz: &mut [T],
         accumulate: bool,
     ) {
         norm::backward_apply(shape, z, stats, recompute_mask, dy, dz, accumulate);
     }
 
-    fn relu(&mut self, x: Option<&[f32]>, y: &mut [f32]) {
+    fn relu(&mut self, x: Option<&[T]>, y: &mut [T]) {
         y.par_chunks_mut(PIECE).enumerate().for_each(|(i, y)| match x {
-            None => y.iter_mut().for_each(|y| *y = rows::clamp(*y)),
-            Some(x) => y.iter_mut().zip(&x[i * PIECE..]).for_each(|(y, x)| *y = rows::clamp(*x)),
+            None => y.iter_mut().for_each(|y| *y = T::narrow(rows::clamp(y.widen()))),
+            Some(x) => y.iter_mut().zip(&x[i * PIECE..]).for_each(|(y, x)| *y = T::narrow(rows::clamp(x.widen()))),
         });
     }
 
-    fn relu_mask(&mut self, y: &[f32], dy: &mut [f32]) {
+    fn relu_mask(&mut self, y: &[T], dy: &mut [T]) {
         dy.par_chunks_mut(PIECE).zip(y.par_chunks(PIECE)).for_each(|(dy, y)| {
             for (dy, y) in dy.iter_mut().zip(y) {
-                *dy = if *y > 0.0 { *dy } else { 0.0 };
+                *dy = if y.widen() > 0.0 { *dy } else { T::zeroed() };
             }
         });
     }
 
-    fn add(&mut self, a: Option<&[f32]>, b: &[f32], relu: bool, y: &mut [f32]) {
-        y.par_chunks_mut(PIECE).zip(b.par_chunks(PIECE)).enumerate().for_each(|(i, (y, b))| {
-            match a {
-                None => add_to(b, y),
-                Some(a) => y.iter_mut().zip(&a[i * PIECE..]).zip(b).for_each(|((y, a), b)| *y = a + b),
-            }
-            if relu {
-                y.iter_mut().for_each(|y| *y = rows::clamp(*y));
-            }
+    fn add(&mut self, a: Option<&[T]>, b: &[T], relu: bool, y: &mut [T]) {
+        let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+        y.par_chunks_mut(PIECE).zip(b.par_chunks(PIECE)).enumerate().for_each(|(i, (y, b))| match a {
+            None => add_in_place(b, floor, y),
+            Some(a) => add_both(&a[i * PIECE..][..b.len()], b, floor, y),
         });
     }
 
-    fn max_pool(&mut self, shape: &PoolShape, x: &[f32], y: &mut [f32], index: Option<&mut Vec<u8>>) {
+    fn max_pool(&mut self, shape: &PoolShape, x: &[T], y: &mut [T], index: Option<&mut Vec<u8>>) {
         pool::max_pool(shape, x, y, index.map(Vec::as_mut_slice));
     }
 
-    fn max_pool_backward(&mut self, shape: &PoolShape, dy: &[f32], index: &Vec<u8>, dx: &mut [f32], accumulate: bool) {
+    fn max_pool_backward(&mut self, shape: &PoolShape, dy: &[T], index: &Vec<u8>, dx: &mut [T], accumulate: bool) {
         pool::max_pool_backward(shape, dy, index, dx, accumulate);
     }
 
-    fn mean_pool(&mut self, shape: &MapShape, x: &[f32], y: &mut [f32]) {
+    fn mean_pool(&mut self, shape: &MapShape, x: &[T], y: &mut [T]) {
         pool::mean_pool(shape, x, y);
     }
 
-    fn mean_pool_backward(&mut self, shape: &MapShape, dy: &[f32], dx: &mut [f32], accumulate: bool) {
+    fn mean_pool_backward(&mut self, shape: &MapShape, dy: &[T], dx: &mut [T], accumulate: bool) {
         pool::mean_pool_backward(shape, dy, dx, accumulate);
     }
 
-    fn linear(&mut self, shape: &LinearShape, x: &[f32], params: &[f32], at: Offsets, relu: bool, y: &mut [f32]) {
+    fn linear(&mut self, shape: &LinearShape, x: &[T], params: &[f32], at: Offsets, relu: bool, y: &mut [T]) {
         linear::forward(shape, x, params, at, relu, y);
     }
 
     fn linear_backward_params(
         &mut self,
         shape: &LinearShape,
-        x: &[f32],
-        dy: &[f32],
+        x: &[T],
+        dy: &[T],
         at: Offsets,
         gradients: &mut [f32],
     ) {
@@ -342,18 +337,18 @@ impl Kernels for CpuKernels {
     fn linear_backward_data(
         &mut self,
         shape: &LinearShape,
-        dy: &[f32],
+        dy: &[T],
         params: &[f32],
         at: Offsets,
-        dx: &mut [f32],
+        dx: &mut [T],
         accumulate: bool,
     ) {
         linear::backward_data(shape, dy, params, at, dx, accumulate);
     }
 }
 
-fn input_norm<'a>(
-    input: &ConvInput<'a, CpuKernels>,
+fn input_norm<'a, T: Element>(
+    input: &ConvInput<'a, CpuKernels<T>>,
     shape: &ConvShape,
     image_group: &'a mut [u32],
 ) -> Option<conv::InputNorm<'a>> {
@@ -366,9 +361,49 @@ fn input_norm<'a>(
 }
 
 simd::multiversion! {
-    fn add_to(from: &[f32], to: &mut [f32]) {
+    fn add_to<T: Element>(from: &[T], to: &mut [T]) {
         for (to, from) in to.iter_mut().zip(from) {
-            *to += from;
+            *to = T::narrow(to.widen() + from.widen());
+        }
+    }
+}
+
+simd::multiversion! {
+    fn add_values<T: Element>(from: &[f32], to: &mut [T]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = T::narrow(to.widen() + from);
+        }
+    }
+}
+
+simd::multiversion! {
+    fn narrow_values<T: Element>(from: &[f32], to: &mut [T]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = T::narrow(*from);
+        }
+    }
+}
+
+simd::multiversion! {
+    fn widen_values<T: Element>(from: &[T], to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from.widen();
+        }
+    }
+}
+
+simd::multiversion! {
+    fn add_both<T: Element>(a: &[T], b: &[T], floor: f32, y: &mut [T]) {
+        for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
+            *y = T::narrow(rows::at_least(a.widen() + b.widen(), floor));
+        }
+    }
+}
+
+simd::multiversion! {
+    fn add_in_place<T: Element>(b: &[T], floor: f32, y: &mut [T]) {
+        for (y, b) in y.iter_mut().zip(b) {
+            *y = T::narrow(rows::at_least(y.widen() + b.widen(), floor));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod conv;
 mod cpu;
+mod element;
 pub mod gemm;
 mod groups;
 mod linear;
@@ -16,6 +17,7 @@ use crate::Result;
 use conv::ConvShape;
 
 pub use cpu::CpuKernels;
+pub use element::Element;
 pub use groups::{BnGroups, Group};
 pub use reference::ReferenceKernels;
 

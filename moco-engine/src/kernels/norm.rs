@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use super::element::Element;
 use super::rows::{self, GradientTerms};
 use super::{BnGroups, Group, NormOffsets, NormShape};
 
@@ -44,9 +45,9 @@ pub(super) fn merge_len(shape: &NormShape) -> usize {
 
 /// Batch statistics of every group; running statistics move as [`BnGroups`](super::BnGroups) tells.
 #[expect(clippy::too_many_arguments, reason = "the operands of one step and its two scratch buffers")]
-pub(super) fn batch_stats(
+pub(super) fn batch_stats<T: Element>(
     shape: &NormShape,
-    z: &[f32],
+    z: &[T],
     params: &[f32],
     at: NormOffsets,
     buffers: &mut [f32],
@@ -94,7 +95,7 @@ pub(super) fn batch_stats_from_images(
     }
 }
 
-fn block_sums(shape: &NormShape, z: &[f32], sums: &mut [f32]) {
+fn block_sums<T: Element>(shape: &NormShape, z: &[T], sums: &mut [f32]) {
     let c = shape.map.channels;
     let block = block_rows(shape) * c;
     sums[..sums_len(shape)]
@@ -161,14 +162,21 @@ pub(super) fn running_stats(shape: &NormShape, params: &[f32], at: NormOffsets, 
 
 /// What is added to a normalised map.
 #[derive(Clone, Copy)]
-pub(super) enum Added<'a> {
+pub(super) enum Added<'a, T> {
     Nothing,
-    Map(&'a [f32]),
-    Norm { z: &'a [f32], stats: &'a [f32] },
+    Map(&'a [T]),
+    Norm { z: &'a [T], stats: &'a [f32] },
 }
 
 /// `y = act(z · scale + shift + added)`; in place without `z`.
-pub(super) fn apply(shape: &NormShape, z: Option<&[f32]>, stats: &[f32], added: Added<'_>, relu: bool, y: &mut [f32]) {
+pub(super) fn apply<T: Element>(
+    shape: &NormShape,
+    z: Option<&[T]>,
+    stats: &[f32],
+    added: Added<'_, T>,
+    relu: bool,
+    y: &mut [T],
+) {
     let (sample, block) = (shape.map.sample_len(), block_rows(shape) * shape.map.channels);
     y.par_chunks_mut(sample).enumerate().for_each(|(i, y)| {
         let g = shape.groups.group_of(i, shape.map.n);
@@ -191,20 +199,20 @@ pub(super) fn apply(shape: &NormShape, z: Option<&[f32]>, stats: &[f32], added: 
 
 /// How `dy` is masked before it is used.
 #[derive(Clone, Copy)]
-pub(super) enum Masked<'a> {
+pub(super) enum Masked<'a, T> {
     No,
     Recompute,
-    Output(&'a [f32]),
+    Output(&'a [T]),
 }
 
 /// Gradients of weight and bias, and the two terms of the data gradient, kept in `stats`.
 #[expect(clippy::too_many_arguments, reason = "the operands of one step and its two scratch buffers")]
-pub(super) fn backward_reduce(
+pub(super) fn backward_reduce<T: Element>(
     shape: &NormShape,
-    z: &[f32],
+    z: &[T],
     stats: &mut [f32],
-    masked: Masked<'_>,
-    dy: &mut [f32],
+    masked: Masked<'_, T>,
+    dy: &mut [T],
     at: NormOffsets,
     gradients: &mut [f32],
     sums: &mut [f32],
@@ -256,13 +264,13 @@ pub(super) fn backward_reduce(
 }
 
 /// Gradient of `z` after [`backward_reduce`]; without `dy`, `dz` holds it.
-pub(super) fn backward_apply(
+pub(super) fn backward_apply<T: Element>(
     shape: &NormShape,
-    z: &[f32],
+    z: &[T],
     stats: &[f32],
     recompute_mask: bool,
-    dy: Option<&[f32]>,
-    dz: &mut [f32],
+    dy: Option<&[T]>,
+    dz: &mut [T],
     accumulate: bool,
 ) {
     let (sample, block) = (shape.map.sample_len(), block_rows(shape) * shape.map.channels);
@@ -311,7 +319,14 @@ fn group_blocks<'a>(shape: &NormShape, group: Group, sums: &'a [f32]) -> impl It
 }
 
 /// Mean, and sum of squared deviations from it, of one group from its block sums (Chan, Golub, LeVeque 1983).
-fn merge_moments(shape: &NormShape, group: Group, z: &[f32], sums: &[f32], mean: &mut [f64], deviation: &mut [f64]) {
+fn merge_moments<T: Element>(
+    shape: &NormShape,
+    group: Group,
+    z: &[T],
+    sums: &[f32],
+    mean: &mut [f64],
+    deviation: &mut [f64],
+) {
     let c = shape.map.channels;
     let (block, blocks) = (block_rows(shape), blocks(shape));
     // First row and number of rows of each block, beside its sums.
@@ -327,7 +342,7 @@ fn merge_moments(shape: &NormShape, group: Group, z: &[f32], sums: &[f32], mean:
     mean.fill(0.0);
     for ((first, rows), sums) in places().zip(group_blocks(shape, group, sums)) {
         for j in 0..c {
-            mean[j] += f64::from(first[j]) * rows + f64::from(sums[j]);
+            mean[j] += f64::from(first[j].widen()) * rows + f64::from(sums[j]);
         }
     }
     for mean in mean.iter_mut() {
@@ -339,7 +354,7 @@ fn merge_moments(shape: &NormShape, group: Group, z: &[f32], sums: &[f32], mean:
         for j in 0..c {
             let shifted = f64::from(sums[j]) * each;
             let within = f64::from(sums[c + j]) - f64::from(sums[j]) * shifted;
-            let off = f64::from(first[j]) + shifted - mean[j];
+            let off = f64::from(first[j].widen()) + shifted - mean[j];
             deviation[j] += within.max(0.0) + rows * off * off;
         }
     }

@@ -91,7 +91,7 @@ impl Plan {
     /// # Errors
     /// As [`Plan::compile`].
     pub fn estimate(graph: &Graph, config: &PlanConfig) -> Result<MemoryEstimate> {
-        Plan::estimate_with(graph, config, CpuKernels::default())
+        Plan::estimate_with(graph, config, CpuKernels::<f32>::default())
     }
 }
 
@@ -129,7 +129,7 @@ impl<K: Kernels> Plan<K> {
         })
     }
 
-    /// What [`Plan::compile_with`] would allocate, without allocating it.
+    /// What [`Plan::compile_with`] would allocate with these kernels, without allocating it.
     ///
     /// # Errors
     /// As [`Plan::compile`].

@@ -6,6 +6,7 @@ use super::grouped::{self, GroupedProduct};
 use super::shape::ConvShape;
 use super::weights::{Packed, Pass, bundles_of};
 use super::winograd::{self, Tiles, WinogradProduct};
+use crate::kernels::element::Element;
 use crate::kernels::gemm::level::Level;
 use crate::kernels::gemm::panels::Panels;
 use crate::kernels::gemm::product::{Finish, Left, Product, RowMap, block_rows};
@@ -13,13 +14,13 @@ use crate::kernels::gemm::tile::SharedOut;
 use crate::kernels::gemm::windows::{Norm, Windows};
 use crate::kernels::gemm::workspace::with_shared;
 
-pub(super) fn forward(
+pub(super) fn forward<T: Element>(
     s: &ConvShape,
-    x: &[f32],
-    weights: &Packed,
-    y: &mut [f32],
+    x: &[T],
+    weights: &Packed<T>,
+    y: &mut [T],
     norm: Option<Norm>,
-    epilogue: Epilogue,
+    epilogue: Epilogue<T>,
 ) {
     let level = weights.level();
     let bundles = bundles_of(level, s);
@@ -31,14 +32,17 @@ pub(super) fn forward(
         }
         return;
     }
-    let fast = winograd::applies(s).then(|| Tiles::new(level, &forward_windows(s, &bundles, 0), s.n));
+    let fast = winograd::applies(s).then(|| Tiles::new::<T>(level, &forward_windows(s, &bundles, 0), s.n));
     let partials = match fast {
         Some(tiles) => Partials { block_rows: tiles.block, rows_per_image: tiles.per_image(), c_out: s.c_out },
-        None => Partials { block_rows: block_rows(level, rows), rows_per_image, c_out: s.c_out },
+        None => {
+            let words = weights.parts(s, Pass::Forward).next().map_or(0, |(panels, _)| panels.words());
+            Partials { block_rows: block_rows(level, rows, words), rows_per_image, c_out: s.c_out }
+        }
     };
     let Epilogue { mut stats, bias, add, relu } = epilogue;
     let out = SharedOut::new(y);
-    with_shared(if stats.is_some() { partials.len(s.n) } else { 0 }, |sums| {
+    with_shared(if stats.is_some() { partials.len(s.n) } else { 0 }, |sums: &mut [f32]| {
         let shared_sums = SharedOut::new(sums);
         for (bundle, (panels, b)) in weights.parts(s, Pass::Forward).enumerate() {
             let base = bundle * bundles.c_out;
@@ -82,7 +86,13 @@ pub(super) fn forward(
     });
 }
 
-pub(super) fn backward_data(s: &ConvShape, dy: &[f32], weights: &Packed, dx: &mut [f32], accumulate: bool) {
+pub(super) fn backward_data<T: Element>(
+    s: &ConvShape,
+    dy: &[T],
+    weights: &Packed<T>,
+    dx: &mut [T],
+    accumulate: bool,
+) {
     let level = weights.level();
     let bundles = bundles_of(level, s);
     let reached = |phase: &[super::geometry::Phase; 2]| phase.iter().all(|p| p.taps > 0);
@@ -100,7 +110,7 @@ pub(super) fn backward_data(s: &ConvShape, dy: &[f32], weights: &Packed, dx: &mu
             continue;
         }
         let (windows, map) = backward_windows(s, &bundles, bundle, &phase);
-        let fast = winograd::applies(s).then(|| Tiles::new(level, &windows, s.n));
+        let fast = winograd::applies(s).then(|| Tiles::new::<T>(level, &windows, s.n));
         // SAFETY: `dx` is borrowed by this function and the rows of a phase are disjoint pixels.
         #[expect(unsafe_code, reason = "tasks share the output")]
         unsafe {
@@ -115,17 +125,17 @@ pub(super) fn backward_data(s: &ConvShape, dy: &[f32], weights: &Packed, dx: &mu
 /// The slice of `out` is still borrowed, its rows are disjoint, and nothing else touches them meanwhile.
 #[expect(unsafe_code, reason = "tasks share the output")]
 #[expect(clippy::too_many_arguments, reason = "the two kinds of product, field by field")]
-unsafe fn run(
+unsafe fn run<T: Element>(
     level: Level,
     s: &ConvShape,
     tiles: Option<Tiles>,
     windows: Windows,
     rows: usize,
-    x: &[f32],
+    x: &[T],
     norm: Option<Norm>,
     panels: Panels,
-    b: &[f32],
-    out: SharedOut,
+    b: &[u32],
+    out: SharedOut<T>,
     map: RowMap,
     accumulate: bool,
     finish: Option<&Finish>,
@@ -139,7 +149,7 @@ unsafe fn run(
             }
             None if grouped::applies(level, s) => {
                 let width = s.c_in / s.groups;
-                let weights = b;
+                let weights = bytemuck::cast_slice(b);
                 GroupedProduct { level, width, rows, windows, x, norm, panels, weights, out, map, accumulate, finish }
                     .run();
             }
@@ -151,7 +161,7 @@ unsafe fn run(
     }
 }
 
-fn fill_zero(out: &mut [f32]) {
+fn fill_zero<T: Element>(out: &mut [T]) {
     use rayon::prelude::*;
-    out.par_chunks_mut(1 << 16).for_each(|part| part.fill(0.0));
+    out.par_chunks_mut(1 << 16).for_each(|part| part.fill(T::zeroed()));
 }

@@ -2,21 +2,28 @@
 
 use std::ops::Range;
 
+use crate::kernels::element::Element;
 use crate::kernels::gemm::level::{Level, multiversion};
 use crate::kernels::gemm::tile::SharedOut;
 
 /// What is done to the outputs of [`forward`](super::forward), in this order: statistics of the plain result, then
 /// `+ bias`, `+ add`, ReLU.
-#[derive(Debug, Default)]
-pub struct Epilogue<'a> {
+#[derive(Debug)]
+pub struct Epilogue<'a, T = f32> {
     /// Filled with the sum and the sum of squares over the pixels of each image, `[n, 2, c_out]`.
     pub stats: Option<&'a mut [f64]>,
     /// `[c_out]`.
     pub bias: Option<&'a [f32]>,
     /// As long as the output.
-    pub add: Option<&'a [f32]>,
+    pub add: Option<&'a [T]>,
     /// Whether negative results become 0.
     pub relu: bool,
+}
+
+impl<T> Default for Epilogue<'_, T> {
+    fn default() -> Self {
+        Epilogue { stats: None, bias: None, add: None, relu: false }
+    }
 }
 
 /// Partial sums in f32, `[part, 2, c_out]`, with the parts of [`Finish`](crate::kernels::gemm::product::Finish). What is
@@ -54,11 +61,11 @@ impl Partials {
     /// The caller's task alone touches these rows and channels of `y`, and these channels of the part's sums.
     #[expect(unsafe_code, reason = "tasks share the output")]
     #[expect(clippy::too_many_arguments, reason = "a region of the output and one of the sums")]
-    pub(super) unsafe fn sum(
+    pub(super) unsafe fn sum<T: Element>(
         &self,
         level: Level,
-        y: SharedOut,
-        partials: SharedOut,
+        y: SharedOut<T>,
+        partials: SharedOut<f32>,
         part: usize,
         channels: Range<usize>,
         offsets: &[usize],
@@ -74,18 +81,18 @@ impl Partials {
 
 multiversion! {
     /// Sum and sum of squares over rows of `y`, which the calling task owns.
-    fn sum_rows(y: SharedOut, offsets: &[usize], column: usize, sums: &mut [f32], squares: &mut [f32]) = sum_rows_body;
+    fn sum_rows<T: Element>(y: SharedOut<T>, offsets: &[usize], column: usize, sums: &mut [f32], squares: &mut [f32]) = sum_rows_body;
 }
 
 #[inline(always)]
-fn sum_rows_body(y: SharedOut, offsets: &[usize], column: usize, sums: &mut [f32], squares: &mut [f32]) {
+fn sum_rows_body<T: Element>(y: SharedOut<T>, offsets: &[usize], column: usize, sums: &mut [f32], squares: &mut [f32]) {
     match sums.len() {
-        32 => sum_rows_of::<32>(y, offsets, column, sums, squares),
-        16 => sum_rows_of::<16>(y, offsets, column, sums, squares),
-        8 => sum_rows_of::<8>(y, offsets, column, sums, squares),
+        32 => sum_rows_of::<T, 32>(y, offsets, column, sums, squares),
+        16 => sum_rows_of::<T, 16>(y, offsets, column, sums, squares),
+        8 => sum_rows_of::<T, 8>(y, offsets, column, sums, squares),
         _ => {
             for i in 0..sums.len() {
-                sum_rows_of::<1>(y, offsets, column + i, &mut sums[i..=i], &mut squares[i..=i]);
+                sum_rows_of::<T, 1>(y, offsets, column + i, &mut sums[i..=i], &mut squares[i..=i]);
             }
         }
     }
@@ -93,17 +100,18 @@ fn sum_rows_body(y: SharedOut, offsets: &[usize], column: usize, sums: &mut [f32
 
 #[inline(always)]
 #[expect(unsafe_code, reason = "tasks share the output")]
-fn sum_rows_of<const N: usize>(y: SharedOut, offsets: &[usize], column: usize, sums: &mut [f32], squares: &mut [f32]) {
+fn sum_rows_of<T: Element, const N: usize>(y: SharedOut<T>, offsets: &[usize], column: usize, sums: &mut [f32], squares: &mut [f32]) {
     // Even and odd rows apart: additions of one row need not wait for those of the row before.
     let mut sum = [[0.0; N]; 2];
     let mut square = [[0.0; N]; 2];
     let mut pairs = offsets.chunks_exact(2);
     let mut add = |half: usize, offset: usize| {
         // SAFETY: `Partials::sum`'s caller promises that its task owns the rows.
-        let row: &[f32; N] = unsafe { &*y.slice(offset + column, N) }.first_chunk().expect("N values");
+        let row: &[T; N] = unsafe { &*y.slice(offset + column, N) }.first_chunk().expect("N values");
         for i in 0..N {
-            sum[half][i] += row[i];
-            square[half][i] += row[i] * row[i];
+            let value = row[i].widen();
+            sum[half][i] += value;
+            square[half][i] += value * value;
         }
     };
     for pair in &mut pairs {
@@ -119,16 +127,10 @@ fn sum_rows_of<const N: usize>(y: SharedOut, offsets: &[usize], column: usize, s
 
 /// `+ bias`, `+ add`, ReLU on one row's channels; `add` and `bias` are the parts that belong to them.
 #[inline]
-pub(super) fn finish_row(row: &mut [f32], bias: Option<&[f32]>, add: Option<&[f32]>, relu: bool) {
-    for operand in [bias, add].into_iter().flatten() {
-        for (value, other) in row.iter_mut().zip(operand) {
-            *value += other;
-        }
-    }
-    if relu {
-        for value in row {
-            // Not `max`: a NaN has to stay visible.
-            *value = if *value < 0.0 { 0.0 } else { *value };
-        }
+pub(super) fn finish_row<T: Element>(row: &mut [T], bias: Option<&[f32]>, add: Option<&[T]>, relu: bool) {
+    for (i, value) in row.iter_mut().enumerate() {
+        let sum = value.widen() + bias.map_or(0.0, |bias| bias[i]) + add.map_or(0.0, |add| add[i].widen());
+        // Not `max`: a NaN has to stay visible.
+        *value = T::narrow(if relu && sum < 0.0 { 0.0 } else { sum });
     }
 }

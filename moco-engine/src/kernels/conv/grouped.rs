@@ -6,6 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::shape::ConvShape;
+use crate::kernels::element::Element;
 use crate::kernels::gemm::level::{Isa, Level};
 use crate::kernels::gemm::panels::Panels;
 use crate::kernels::gemm::product::{Finish, RowMap, block_rows};
@@ -30,11 +31,11 @@ pub(super) fn applies(level: Level, s: &ConvShape) -> bool {
 }
 
 /// Arguments of the micro-kernels, for `rows` output pixels and one vector of channels from `column`.
-pub(super) struct Piece<'a> {
+pub(super) struct Piece<'a, T> {
     /// Channels of a group.
     pub(super) width: usize,
     pub(super) taps: usize,
-    pub(super) x: &'a [f32],
+    pub(super) x: &'a [T],
     /// Offset in `x` of channel 0 of each row's taps, `[row, tap]`, or [`OUTSIDE`].
     pub(super) places: &'a [usize],
     pub(super) norm: Option<Norm<'a>>,
@@ -66,31 +67,31 @@ fn find_places(w: &Windows, norm: Option<&Norm>, rows: Range<usize>, places: &mu
 }
 
 /// The passes whose result is an activation.
-pub(super) struct GroupedProduct<'a> {
+pub(super) struct GroupedProduct<'a, T> {
     pub(super) level: Level,
     /// Channels of a group.
     pub(super) width: usize,
     pub(super) rows: usize,
     pub(super) windows: Windows,
-    pub(super) x: &'a [f32],
+    pub(super) x: &'a [T],
     pub(super) norm: Option<Norm<'a>>,
     /// Rows `(tap, channel of the group)`, columns all channels.
     pub(super) panels: Panels,
     pub(super) weights: &'a [f32],
-    pub(super) out: SharedOut,
+    pub(super) out: SharedOut<T>,
     pub(super) map: RowMap,
     pub(super) accumulate: bool,
     pub(super) finish: Option<&'a Finish<'a>>,
 }
 
-impl GroupedProduct<'_> {
+impl<T: Element> GroupedProduct<'_, T> {
     /// Runs on rayon's current pool.
     ///
     /// # Safety
     /// The slice of `out` is still borrowed, its rows are disjoint, and nothing else touches them meanwhile.
     #[expect(unsafe_code, reason = "tasks share the output")]
     pub(super) unsafe fn run(&self) {
-        let size = block_rows(self.level, self.rows);
+        let size = block_rows(self.level, self.rows, self.panels.words());
         (0..self.rows.div_ceil(size)).into_par_iter().with_max_len(1).for_each(|block| {
             let rows = block * size..self.rows.min((block + 1) * size);
             // SAFETY: tasks own disjoint blocks of rows; the rest is the caller's promise.
@@ -148,12 +149,12 @@ impl GroupedProduct<'_> {
     }
 }
 
-pub(super) fn backward_weights(
+pub(super) fn backward_weights<T: Element>(
     level: Level,
     s: &ConvShape,
     windows: &Windows,
-    x: &[f32],
-    dy: &[f32],
+    x: &[T],
+    dy: &[T],
     dw: &mut [f32],
     norm: Option<Norm>,
 ) {
@@ -162,7 +163,7 @@ pub(super) fn backward_weights(
     let split = rows.div_ceil(SPLITS).max(256);
     let splits = rows.div_ceil(split);
     let one = area * width * channels;
-    with_shared(splits * one, |sums| {
+    with_shared(splits * one, |sums: &mut [f32]| {
         sums.par_chunks_mut(one).enumerate().with_max_len(1).for_each(|(i, sums)| {
             sums.fill(0.0);
             let end = rows.min((i + 1) * split);

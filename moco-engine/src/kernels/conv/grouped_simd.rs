@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "micro-kernels; bounds are asserted in the two functions that are called from outside")]
 
 use super::grouped::Piece;
+use crate::kernels::element::Element;
 use crate::kernels::gemm::level::{Isa, Level};
 use crate::kernels::gemm::tile::SharedOut;
 
@@ -13,12 +14,12 @@ use crate::kernels::gemm::tile::SharedOut;
 ///
 /// # Safety
 /// The calling task owns these channels of these rows of `out`.
-pub(super) unsafe fn rows(
+pub(super) unsafe fn rows<T: Element>(
     level: Level,
-    piece: &Piece,
+    piece: &Piece<T>,
     weights: &[f32],
     step: usize,
-    out: SharedOut,
+    out: SharedOut<T>,
     offsets: &[usize],
     accumulate: bool,
 ) {
@@ -33,16 +34,16 @@ pub(super) unsafe fn rows(
         unsafe {
             match (level.isa(), some) {
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, 8) => avx512::rows::<8>(piece, row, weights, step, out, offsets, accumulate),
+                (Isa::Avx512 | Isa::Avx512Bf16, 8) => avx512::rows::<T, 8>(piece, row, weights, step, out, offsets, accumulate),
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512, _) => avx512::rows::<1>(piece, row, weights, step, out, offsets, accumulate),
+                (Isa::Avx512 | Isa::Avx512Bf16, _) => avx512::rows::<T, 1>(piece, row, weights, step, out, offsets, accumulate),
                 #[cfg(target_arch = "x86_64")]
                 (Isa::Avx2, 8) => {
-                    avx2::rows::<4>(piece, row, weights, step, out, offsets, accumulate);
-                    avx2::rows::<4>(piece, row + 4, weights, step, out, offsets, accumulate);
+                    avx2::rows::<T, 4>(piece, row, weights, step, out, offsets, accumulate);
+                    avx2::rows::<T, 4>(piece, row + 4, weights, step, out, offsets, accumulate);
                 }
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx2, _) => avx2::rows::<1>(piece, row, weights, step, out, offsets, accumulate),
+                (Isa::Avx2, _) => avx2::rows::<T, 1>(piece, row, weights, step, out, offsets, accumulate),
                 _ => unreachable!("`applies` excludes the portable level"),
             }
         }
@@ -54,7 +55,7 @@ pub(super) unsafe fn rows(
 ///
 /// # Panics
 /// If a slice is too short, or the level has no kernel.
-pub(super) fn sums(level: Level, piece: &Piece, dy: &[f32], channels: usize, sums: &mut [f32]) {
+pub(super) fn sums<T: Element>(level: Level, piece: &Piece<T>, dy: &[T], channels: usize, sums: &mut [f32]) {
     let rows = dy.len() / channels;
     check(level, piece, rows);
     assert!(piece.column + level.lanes() <= channels && sums.len() >= piece.taps * piece.width * channels);
@@ -64,10 +65,10 @@ pub(super) fn sums(level: Level, piece: &Piece, dy: &[f32], channels: usize, sum
                 $(
                     // SAFETY: the lengths were checked above and in `check`; the level says that the CPU has AVX-512.
                     #[cfg(target_arch = "x86_64")]
-                    (Isa::Avx512, $width) => unsafe { avx512::sums::<$width>(piece, rows, dy, channels, sums) },
+                    (Isa::Avx512 | Isa::Avx512Bf16, $width) => unsafe { avx512::sums::<T, $width>(piece, rows, dy, channels, sums) },
                     // SAFETY: the lengths were checked above and in `check`; the level says that the CPU has AVX2 and FMA.
                     #[cfg(target_arch = "x86_64")]
-                    (Isa::Avx2, $width) if $width <= 8 => unsafe { avx2::sums::<$width>(piece, rows, dy, channels, sums) },
+                    (Isa::Avx2, $width) if $width <= 8 => unsafe { avx2::sums::<T, $width>(piece, rows, dy, channels, sums) },
                 )*
                 _ => unreachable!("`applies` excludes the portable level, and groups divide a vector"),
             }
@@ -77,7 +78,7 @@ pub(super) fn sums(level: Level, piece: &Piece, dy: &[f32], channels: usize, sum
 }
 
 /// Asserts what the kernels read of `x` and of the normalisation.
-fn check(level: Level, piece: &Piece, rows: usize) {
+fn check<T: Element>(level: Level, piece: &Piece<T>, rows: usize) {
     let end = piece.column + level.lanes();
     assert_eq!(piece.places.len(), rows * piece.taps, "taps of {rows} rows");
     assert!(level.lanes().is_multiple_of(piece.width), "groups of {} channels", piece.width);
@@ -92,13 +93,14 @@ fn check(level: Level, piece: &Piece, rows: usize) {
 
 /// The two kernels for one instruction set.
 macro_rules! kernels {
-    ($name:ident, $feature:literal, $lanes:literal, $zero:ident, $load:ident, $store:ident, $add:ident, $mul:ident,
+    ($name:ident, $feature:literal, $lanes:literal, $widen:ident, $narrow:ident, $zero:ident, $load:ident, $store:ident, $add:ident, $mul:ident,
      $max:ident, $fma:ident, $permute:expr, $index:ident) => {
         #[cfg(target_arch = "x86_64")]
         mod $name {
             use std::arch::x86_64::*;
 
             use super::super::grouped::Piece;
+            use crate::kernels::element::Element;
             use crate::kernels::gemm::tile::SharedOut;
 
             /// Lane j takes channel `c` of the group that lane j belongs to.
@@ -114,7 +116,7 @@ macro_rules! kernels {
                     } else {
                         // SAFETY: `check` looked at every place and group.
                         unsafe {
-                            let x = $load($piece.x.as_ptr().add(place + $piece.column));
+                            let x = T::$widen($piece.x.as_ptr().add(place + $piece.column));
                             match $piece.norm {
                                 None => x,
                                 Some(norm) => {
@@ -133,12 +135,12 @@ macro_rules! kernels {
             /// # Safety
             /// The CPU has the feature; `rows`' caller has checked the lengths and owns the outputs.
             #[target_feature(enable = $feature)]
-            pub(super) unsafe fn rows<const P: usize>(
-                piece: &Piece,
+            pub(super) unsafe fn rows<T: Element, const P: usize>(
+                piece: &Piece<T>,
                 first: usize,
                 weights: &[f32],
                 step: usize,
-                out: SharedOut,
+                out: SharedOut<T>,
                 offsets: &[usize],
                 accumulate: bool,
             ) {
@@ -166,7 +168,7 @@ macro_rules! kernels {
                     // SAFETY: the caller owns these outputs; the slice checks its bounds.
                     unsafe {
                         let out = out.slice(offsets[first + p] + piece.column, $lanes).as_mut_ptr();
-                        $store(out, if accumulate { $add($load(out), acc) } else { acc });
+                        T::$narrow(out, if accumulate { $add(T::$widen(out), acc) } else { acc });
                     }
                 }
             }
@@ -174,10 +176,10 @@ macro_rules! kernels {
             /// # Safety
             /// The CPU has the feature; `sums`' caller has checked the lengths.
             #[target_feature(enable = $feature)]
-            pub(super) unsafe fn sums<const W: usize>(
-                piece: &Piece,
+            pub(super) unsafe fn sums<T: Element, const W: usize>(
+                piece: &Piece<T>,
                 rows: usize,
-                dy: &[f32],
+                dy: &[T],
                 channels: usize,
                 sums: &mut [f32],
             ) {
@@ -190,7 +192,7 @@ macro_rules! kernels {
                     for row in 0..rows {
                         let x = input!(piece, row, tap);
                         // SAFETY: `dy` has `rows` rows of `channels` values.
-                        let dy = unsafe { $load(dy.as_ptr().add(row * channels + piece.column)) };
+                        let dy = unsafe { T::$widen(dy.as_ptr().add(row * channels + piece.column)) };
                         for c in 0..W {
                             // SAFETY: a whole vector of indices.
                             let index = unsafe { $index(indices[c].as_ptr().cast()) };
@@ -214,6 +216,8 @@ kernels!(
     avx512,
     "avx512f",
     16,
+    load_512,
+    store_512,
     _mm512_setzero_ps,
     _mm512_loadu_ps,
     _mm512_storeu_ps,
@@ -228,6 +232,8 @@ kernels!(
     avx2,
     "avx2,fma",
     8,
+    load_256,
+    store_256,
     _mm256_setzero_ps,
     _mm256_loadu_ps,
     _mm256_storeu_ps,

@@ -24,6 +24,7 @@ pub use epilogue::Epilogue;
 pub use shape::ConvShape;
 pub use weights::{Packed, Pass};
 
+use super::element::Element;
 use super::gemm::level::Level;
 use super::gemm::windows::Norm;
 
@@ -46,13 +47,13 @@ pub struct InputNorm<'a> {
 ///
 /// # Panics
 /// If a slice is not exactly as long as `shape` says, or `weights` were packed for another layer or pass.
-pub fn forward(
+pub fn forward<T: Element>(
     shape: &ConvShape,
-    x: &[f32],
-    weights: &Packed,
-    y: &mut [f32],
+    x: &[T],
+    weights: &Packed<T>,
+    y: &mut [T],
     norm: Option<&InputNorm>,
-    epilogue: Epilogue,
+    epilogue: Epilogue<T>,
 ) {
     assert_lengths(shape, x.len(), y.len());
     let norm = norm.map(|norm| norm.checked(shape));
@@ -68,7 +69,13 @@ pub fn forward(
 ///
 /// # Panics
 /// If a slice is not exactly as long as `shape` says, or `weights` were packed for another layer or pass.
-pub fn backward_data(shape: &ConvShape, dy: &[f32], weights: &Packed, dx: &mut [f32], accumulate: bool) {
+pub fn backward_data<T: Element>(
+    shape: &ConvShape,
+    dy: &[T],
+    weights: &Packed<T>,
+    dx: &mut [T],
+    accumulate: bool,
+) {
     assert_lengths(shape, dx.len(), dy.len());
     data::backward_data(shape, dy, weights, dx, accumulate);
 }
@@ -77,15 +84,21 @@ pub fn backward_data(shape: &ConvShape, dy: &[f32], weights: &Packed, dx: &mut [
 ///
 /// # Panics
 /// If a slice is not exactly as long as `shape` says.
-pub fn backward_weights(shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32], norm: Option<&InputNorm>) {
+pub fn backward_weights<T: Element>(
+    shape: &ConvShape,
+    x: &[T],
+    dy: &[T],
+    dw: &mut [f32],
+    norm: Option<&InputNorm>,
+) {
     backward_weights_at(Level::detect(), shape, x, dy, dw, norm);
 }
 
-fn backward_weights_at(
+fn backward_weights_at<T: Element>(
     level: Level,
     shape: &ConvShape,
-    x: &[f32],
-    dy: &[f32],
+    x: &[T],
+    dy: &[T],
     dw: &mut [f32],
     norm: Option<&InputNorm>,
 ) {

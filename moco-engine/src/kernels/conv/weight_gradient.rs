@@ -5,12 +5,13 @@ use rayon::prelude::*;
 use super::geometry::{Bundles, forward_windows};
 use super::shape::ConvShape;
 use super::{grouped, winograd, winograd_gradient};
+use crate::kernels::element::Element;
 use crate::kernels::gemm::level::Level;
 use crate::kernels::gemm::tile::{BLOCK, Lhs, PITCH, SharedOut, panel_product};
-use crate::kernels::gemm::windows::{Norm, Windows, gather};
+use crate::kernels::gemm::windows::{Norm, Windows, gather_columns};
 use crate::kernels::gemm::workspace::{with_shared, with_workspace};
 
-/// Output pixels whose products are summed in registers.
+/// Words of output pixels whose products are summed in registers.
 const DEPTH: usize = 256;
 
 /// Tasks that an operation is divided into at least, where its size allows; the same on every machine, since the sums
@@ -31,19 +32,26 @@ struct Division {
 }
 
 impl Division {
-    fn new(level: Level, rows: usize, bundles: &Bundles, cols: usize) -> Division {
+    fn new<T: Element>(level: Level, rows: usize, bundles: &Bundles, cols: usize) -> Division {
         let out_chunks = bundles.c_out.div_ceil(BLOCK);
         let out_chunk = bundles.c_out.div_ceil(out_chunks);
         let col_chunk = cols.div_ceil(cols.div_ceil(BLOCK)).next_multiple_of(level.tile_cols()).min(BLOCK);
         let col_chunks = cols.div_ceil(col_chunk);
         let wanted = TASKS.div_ceil(bundles.count * out_chunks * col_chunks);
         let kept = (1 << 22) / (bundles.count * bundles.c_out * cols).max(1);
-        let split_rows = rows.div_ceil(wanted.min(kept.max(1))).next_multiple_of(DEPTH).max(4 * DEPTH);
+        let split_rows = rows.div_ceil(wanted.min(kept.max(1))).next_multiple_of(DEPTH * T::PER_WORD).max(4 * DEPTH);
         Division { splits: rows.div_ceil(split_rows), split_rows, out_chunks, out_chunk, col_chunks, col_chunk }
     }
 }
 
-pub(super) fn backward_weights(level: Level, s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32], norm: Option<Norm>) {
+pub(super) fn backward_weights<T: Element>(
+    level: Level,
+    s: &ConvShape,
+    x: &[T],
+    dy: &[T],
+    dw: &mut [f32],
+    norm: Option<Norm>,
+) {
     if dw.is_empty() || dy.is_empty() {
         dw.fill(0.0);
         return;
@@ -59,14 +67,14 @@ pub(super) fn backward_weights(level: Level, s: &ConvShape, x: &[f32], dy: &[f32
     }
     let bundles = Bundles::new(s);
     let (rows, cols) = (s.n * s.out_h() * s.out_w(), s.kernel * s.kernel * bundles.c_in);
-    let division = Division::new(level, rows, &bundles, cols);
+    let division = Division::new::<T>(level, rows, &bundles, cols);
     let sum = Sum { level, s, bundles, division, rows, cols, x, dy, norm };
     if s.kernel == 1 && division.splits == 1 && bundles.c_in == bundles.group_in {
         sum.run(SharedOut::new(dw));
         return;
     }
     let one = bundles.c_out * cols;
-    with_shared(bundles.count * division.splits * one, |sums| {
+    with_shared(bundles.count * division.splits * one, |sums: &mut [f32]| {
         sum.run(SharedOut::new(sums));
         let per_out = bundles.group_in * s.kernel * s.kernel;
         let at_once = (4096 / per_out).max(1);
@@ -96,7 +104,7 @@ fn add_up(sums: &[f32], one: usize, start: usize, bundles: &Bundles, kernel: usi
     }
 }
 
-struct Sum<'a> {
+struct Sum<'a, T> {
     level: Level,
     s: &'a ConvShape,
     bundles: Bundles,
@@ -105,14 +113,14 @@ struct Sum<'a> {
     rows: usize,
     /// Columns of the im2col matrix of a bundle.
     cols: usize,
-    x: &'a [f32],
-    dy: &'a [f32],
+    x: &'a [T],
+    dy: &'a [T],
     norm: Option<Norm<'a>>,
 }
 
-impl Sum<'_> {
+impl<T: Element> Sum<'_, T> {
     /// Fills `out` `[bundle, split, output channel, column]`.
-    fn run(&self, out: SharedOut) {
+    fn run(&self, out: SharedOut<f32>) {
         let d = &self.division;
         let tasks = self.bundles.count * d.splits * d.out_chunks * d.col_chunks;
         (0..tasks).into_par_iter().with_max_len(1).for_each(|task| {
@@ -122,7 +130,7 @@ impl Sum<'_> {
         });
     }
 
-    fn task(&self, bundle: usize, split: usize, chunk: usize, col: usize, out: SharedOut) {
+    fn task(&self, bundle: usize, split: usize, chunk: usize, col: usize, out: SharedOut<f32>) {
         let d = &self.division;
         let outs = chunk * d.out_chunk..self.bundles.c_out.min((chunk + 1) * d.out_chunk);
         let cols = col * d.col_chunk..self.cols.min((col + 1) * d.col_chunk);
@@ -135,14 +143,16 @@ impl Sum<'_> {
             workspace.rows.extend(outs.clone().map(|o| base + o * self.cols + cols.start));
             let start = split * d.split_rows;
             let end = self.rows.min(start + d.split_rows);
-            for from in (start..end).step_by(DEPTH) {
-                let rows = from..end.min(from + DEPTH);
-                let a = workspace.a.at_least(rows.len() * PITCH);
+            let deep = DEPTH * T::PER_WORD;
+            for from in (start..end).step_by(deep) {
+                let rows = from..end.min(from + deep);
+                let words = rows.len().div_ceil(T::PER_WORD);
                 let outs = first + outs.start..first + outs.end;
-                gather(self.level, &gradient, self.dy, None, rows.clone(), outs, a);
-                let b = workspace.b.at_least(rows.len() * PITCH);
-                gather(self.level, &windows, self.x, self.norm.as_ref(), rows.clone(), cols.clone(), b);
-                let next = rows.end..end.min(rows.end + DEPTH);
+                let (a, b) = (workspace.a.at_least(words * PITCH), workspace.b.at_least(words * PITCH));
+                let buffer = &mut workspace.rows_of_words;
+                gather_columns(self.level, &gradient, self.dy, None, rows.clone(), outs, a, buffer);
+                gather_columns(self.level, &windows, self.x, self.norm.as_ref(), rows.clone(), cols.clone(), b, buffer);
+                let next = rows.end..end.min(rows.end + deep);
                 let mut ahead = if col == 0 { gradient.dense_rows(self.dy, next.clone()) } else { &[] };
                 let mut ahead_of_x = if cols.len() == self.cols { windows.dense_rows(self.x, next) } else { &[] };
                 for j in (0..cols.len()).step_by(self.level.tile_cols()) {
@@ -153,10 +163,10 @@ impl Sum<'_> {
                     // SAFETY: a task owns its output channels and columns of its split.
                     #[expect(unsafe_code, reason = "tasks share the output")]
                     unsafe {
-                        panel_product(
+                        panel_product::<T, f32>(
                             self.level,
                             Lhs::Columns,
-                            rows.len(),
+                            words,
                             a,
                             &b[j..],
                             PITCH,

@@ -1,11 +1,14 @@
 //! Weights in the order the micro-kernels read them.
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 
 use super::geometry::{Bundles, Phase, phases};
 use super::grouped;
 use super::shape::ConvShape;
 use super::winograd::{self, POSITIONS, transform_kernel};
+use crate::kernels::element::Element;
 use crate::kernels::gemm::AlignedBuffer;
 use crate::kernels::gemm::level::{Level, multiversion};
 use crate::kernels::gemm::panels::Panels;
@@ -19,32 +22,33 @@ pub enum Pass {
     BackwardData,
 }
 
-/// Weights of one layer, packed for one pass. One buffer may serve layer after layer: [`Packed::repack`] does not
+/// Weights of one layer, packed for one pass on activations stored as `T`. One buffer may serve layer after layer: [`Packed::repack`] does not
 /// allocate while [`Packed::needed_len`] stays within what it was made for.
 #[derive(Clone, Debug)]
-pub struct Packed {
+pub struct Packed<T = f32> {
     level: Level,
     /// Layer and pass packed last, with the shape's `n`, `h` and `w` as 0: they make no difference.
     packed: Option<(ConvShape, Pass)>,
     data: AlignedBuffer,
+    element: PhantomData<T>,
 }
 
-impl Packed {
-    /// Room for `len` values, see [`Packed::needed_len`].
-    pub fn with_capacity(len: usize) -> Packed {
-        Packed::with_level(Level::detect(), len)
+impl<T: Element> Packed<T> {
+    /// Room for `len` words of 4 bytes, see [`Packed::needed_len`].
+    pub fn with_capacity(len: usize) -> Packed<T> {
+        Packed::<T>::with_level(Level::detect(), len)
     }
 
-    pub(super) fn with_level(level: Level, len: usize) -> Packed {
-        Packed { level, packed: None, data: AlignedBuffer::zeroed(len) }
+    pub(super) fn with_level(level: Level, len: usize) -> Packed<T> {
+        Packed { level, packed: None, data: AlignedBuffer::zeroed(len), element: PhantomData }
     }
 
-    /// Values that [`Packed::repack`] needs for a layer and pass; does not depend on `n`, `h` and `w`.
+    /// Words of 4 bytes that [`Packed::repack`] needs for a layer and pass; does not depend on `n`, `h` and `w`.
     ///
     /// # Panics
     /// If the groups do not divide the channels, or kernel, stride or groups are 0.
     pub fn needed_len(shape: &ConvShape, pass: Pass) -> usize {
-        Packed::needed_len_at(Level::detect(), shape, pass)
+        Packed::<T>::needed_len_at(Level::detect(), shape, pass)
     }
 
     pub(super) fn needed_len_at(level: Level, shape: &ConvShape, pass: Pass) -> usize {
@@ -52,7 +56,7 @@ impl Packed {
         let bundles = bundles_of(level, shape);
         let matrices = matrices(shape);
         bundles.count
-            * parts(shape, pass).map(|taps| matrices * panels(shape, level, &bundles, pass, taps).len()).sum::<usize>()
+            * parts(shape, pass).map(|taps| matrices * panels::<T>(shape, level, &bundles, pass, taps).len()).sum::<usize>()
     }
 
     /// Replaces the content by `weight` `[c_out, c_in / groups, kernel, kernel]` of this layer.
@@ -64,18 +68,23 @@ impl Packed {
         assert_eq!(weight.len(), shape.weight_len(), "weight of {shape:?}");
         let level = self.level;
         let bundles = bundles_of(level, shape);
-        let mut rest = self.data.at_least(Packed::needed_len_at(level, shape, pass));
+        let mut rest = self.data.at_least(Packed::<T>::needed_len_at(level, shape, pass));
         for bundle in 0..bundles.count {
             for taps in parts(shape, pass) {
-                let panels = panels(shape, level, &bundles, pass, taps);
+                let panels = panels::<T>(shape, level, &bundles, pass, taps);
                 let (part, after) = rest.split_at_mut(matrices(shape) * panels.len());
                 rest = after;
                 if part.is_empty() {
                     continue;
                 }
-                let one = matrices(shape) * panels.k() * level.tile_cols();
+                let one = matrices(shape) * panels.words() * level.tile_cols();
                 part.par_chunks_mut(one).enumerate().for_each(|(panel, out)| {
-                    pack_panel(level, shape, &bundles, bundle, pass, taps, &panels, panel, weight, out);
+                    let place = Place { shape, bundles: &bundles, bundle, pass, taps, panels: &panels, panel };
+                    if grouped::applies(level, shape) {
+                        pack_panel::<f32>(level, &place, weight, out);
+                    } else {
+                        pack_panel::<T>(level, &place, weight, out);
+                    }
                 });
             }
         }
@@ -84,7 +93,7 @@ impl Packed {
 
     /// Bytes held.
     pub fn memory_bytes(&self) -> usize {
-        4 * self.data.as_slice().len()
+        4 * self.data.as_slice::<u32>().len()
     }
 
     pub(super) fn level(&self) -> Level {
@@ -95,13 +104,13 @@ impl Packed {
     ///
     /// # Panics
     /// If another layer or pass was packed.
-    pub(super) fn parts(&self, shape: &ConvShape, pass: Pass) -> impl Iterator<Item = (Panels, &[f32])> {
+    pub(super) fn parts(&self, shape: &ConvShape, pass: Pass) -> impl Iterator<Item = (Panels, &[u32])> {
         assert_eq!(self.packed, Some((layer(shape), pass)), "the weights of another layer or pass are packed");
         let (level, shape) = (self.level, *shape);
         let bundles = bundles_of(level, &shape);
         let mut rest = self.data.as_slice();
         (0..bundles.count).flat_map(move |_| parts(&shape, pass)).map(move |taps| {
-            let panels = panels(&shape, level, &bundles, pass, taps);
+            let panels = panels::<T>(&shape, level, &bundles, pass, taps);
             let (part, after) = rest.split_at(matrices(&shape) * panels.len());
             rest = after;
             (panels, part)
@@ -131,33 +140,38 @@ fn matrices(shape: &ConvShape) -> usize {
     if winograd::applies(shape) { POSITIONS } else { 1 }
 }
 
-fn panels(shape: &ConvShape, level: Level, bundles: &Bundles, pass: Pass, taps: [Phase; 2]) -> Panels {
+fn panels<T: Element>(shape: &ConvShape, level: Level, bundles: &Bundles, pass: Pass, taps: [Phase; 2]) -> Panels {
     let (from, to) = match pass {
         Pass::Forward => (bundles.c_in, bundles.c_out),
         Pass::BackwardData if grouped::applies(level, shape) => (bundles.c_in, bundles.c_out),
         Pass::BackwardData => (bundles.c_out, bundles.c_in),
     };
     let k = if winograd::applies(shape) { from } else { taps[0].taps * taps[1].taps * from };
-    Panels::new(level, k, if k == 0 { 0 } else { to })
+    let to = if k == 0 { 0 } else { to };
+    // The kernels of narrow groups multiply in f32, whatever the activations are stored as.
+    if grouped::applies(level, shape) { Panels::new::<f32>(level, k, to) } else { Panels::new::<T>(level, k, to) }
 }
 
-/// One panel: rows `(tap y, tap x, channel read)` or `(position, channel read)`, columns the channels written.
-#[expect(clippy::too_many_arguments, reason = "the place of a panel in the packed weights")]
-fn pack_panel(
-    level: Level,
-    shape: &ConvShape,
-    bundles: &Bundles,
+/// Which panel is packed.
+struct Place<'a> {
+    shape: &'a ConvShape,
+    bundles: &'a Bundles,
     bundle: usize,
     pass: Pass,
     taps: [Phase; 2],
-    panels: &Panels,
+    panels: &'a Panels,
     panel: usize,
-    weight: &[f32],
-    out: &mut [f32],
-) {
+}
+
+/// One panel: rows `(tap y, tap x, channel read)` or `(position, channel read)`, columns the channels written.
+fn pack_panel<T: Element>(level: Level, place: &Place, weight: &[f32], out: &mut [u32]) {
+    let &Place { shape, bundles, bundle, pass, taps, panels, panel } = place;
     let (first, cols, width) = (panels.column(panel), panels.cols(panel), panels.width(panel));
     let transformed = winograd::applies(shape);
     let channels = if transformed { panels.k() } else { panels.k() / (taps[0].taps * taps[1].taps) };
+    if !channels.is_multiple_of(T::PER_WORD) {
+        out.fill(0);
+    }
     let all_groups = grouped::applies(level, shape);
     let area = shape.kernel * shape.kernel;
     let position = |phase: &Phase, tap| match pass {
@@ -208,12 +222,44 @@ fn pack_panel(
                 }
             }
             if transformed {
-                transform_block(level, &block, some * width, channels * width, &mut out[first_channel * width..]);
+                let (row, words) = (first_channel / T::PER_WORD, panels.words());
+                transform_block::<T>(level, &block, some, width, words * width, &mut out[row * width..]);
                 continue;
             }
             for (tap, block) in block.chunks_exact(CHANNELS * LANES).take(count).enumerate() {
-                let at = ((first_tap + tap) * channels + first_channel) * width;
-                out[at..at + some * width].copy_from_slice(&block[..some * width]);
+                let row = (first_tap + tap) * channels + first_channel;
+                write_rows::<T>(&block[..some * width], row, width, out);
+            }
+        }
+    }
+}
+
+/// Writes the rows of a block to the words of rows from `row` on.
+fn write_rows<T: Element>(block: &[f32], row: usize, width: usize, out: &mut [u32]) {
+    let mut rows = block.chunks_exact(width);
+    let mut row = row;
+    // The other half of a word at either end belongs to another block, or stays 0.
+    if !row.is_multiple_of(T::PER_WORD) {
+        let values = rows.next().expect("a block has rows");
+        for (out, value) in out[row / T::PER_WORD * width..][..width].iter_mut().zip(values) {
+            *out = *out & 0xFFFF | T::word(0.0, *value);
+        }
+        row += 1;
+    }
+    let mut out = out[row / T::PER_WORD * width..].chunks_exact_mut(width);
+    while let (Some(first), Some(out)) = (rows.next(), out.next()) {
+        let second = if T::PER_WORD > 1 { rows.next() } else { None };
+        match second {
+            Some(second) => {
+                for ((out, first), second) in out.iter_mut().zip(first).zip(second) {
+                    *out = T::word(*first, *second);
+                }
+            }
+            None if T::PER_WORD == 1 => out.iter_mut().zip(first).for_each(|(out, first)| *out = T::word(*first, 0.0)),
+            None => {
+                for (out, first) in out.iter_mut().zip(first) {
+                    *out = T::word(*first, 0.0) | *out & 0xFFFF_0000;
+                }
             }
         }
     }
@@ -225,21 +271,39 @@ const CHANNELS: usize = 16;
 const LANES: usize = 32;
 
 multiversion! {
-    /// Writes the transform of `len` kernels of a block to rows `step` apart, one for each position.
-    fn transform_block(block: &[f32], len: usize, step: usize, out: &mut [f32]) = transform_block_body;
+    /// Writes the transform of the kernels of `rows` channels of a block, `width` side by side, to words of rows `step`
+    /// apart, one for each position.
+    fn transform_block<T: Element>(block: &[f32], rows: usize, width: usize, step: usize, out: &mut [u32]) =
+        transform_block_body;
 }
 
 #[inline(always)]
-fn transform_block_body(block: &[f32], len: usize, step: usize, out: &mut [f32]) {
-    for at in (0..len).step_by(8) {
-        let mut taps = [[0.0; 8]; 9];
-        for (t, tap) in taps.iter_mut().enumerate() {
-            *tap = *block[t * CHANNELS * LANES + at..].first_chunk().expect("eight lanes");
-        }
-        for (position, values) in transform_kernel(&taps).iter().enumerate() {
-            out[position * step + at..][..8].copy_from_slice(values);
+fn transform_block_body<T: Element>(block: &[f32], rows: usize, width: usize, step: usize, out: &mut [u32]) {
+    for (word, row) in (0..rows).step_by(T::PER_WORD).enumerate() {
+        for at in (0..width).step_by(8) {
+            let first = transformed(block, row * width + at);
+            let second = if T::PER_WORD > 1 && row + 1 < rows {
+                transformed(block, (row + 1) * width + at)
+            } else {
+                [[0.0; 8]; POSITIONS]
+            };
+            for position in 0..POSITIONS {
+                let out = &mut out[position * step + word * width + at..][..8];
+                for lane in 0..8 {
+                    out[lane] = T::word(first[position][lane], second[position][lane]);
+                }
+            }
         }
     }
+}
+
+#[inline(always)]
+fn transformed(block: &[f32], at: usize) -> [[f32; 8]; POSITIONS] {
+    let mut taps = [[0.0; 8]; 9];
+    for (t, tap) in taps.iter_mut().enumerate() {
+        *tap = *block[t * CHANNELS * LANES + at..].first_chunk().expect("eight lanes");
+    }
+    transform_kernel(&taps)
 }
 
 /// Distributes neighbouring kernels: each kernel's tap `positions[t]` goes to row t of the block.

@@ -11,6 +11,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::shape::ConvShape;
+use crate::kernels::element::Element;
 use crate::kernels::gemm::level::{Level, multiversion};
 use crate::kernels::gemm::panels::Panels;
 use crate::kernels::gemm::product::{Finish, RowMap};
@@ -21,7 +22,7 @@ use crate::kernels::gemm::workspace::with_workspace;
 /// Positions of a patch.
 pub(super) const POSITIONS: usize = 16;
 
-/// Distance between the matrices of two positions of `rows` rows each, in values: an odd number of cache lines, so that
+/// Distance between the matrices of two positions of `rows` rows each, in words: an odd number of cache lines, so that
 /// the 16 values that a transform reads or writes together lie in different sets of the cache.
 pub(super) fn position_step(rows: usize) -> usize {
     (rows | 1) * PITCH
@@ -52,11 +53,11 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    pub(super) fn new(level: Level, windows: &Windows, n: usize) -> Tiles {
+    pub(super) fn new<T: Element>(level: Level, windows: &Windows, n: usize) -> Tiles {
         let size = windows.out.map(|side| side.div_ceil(2));
         let count = n * size[0] * size[1];
         // Patches of a block, all channels: at most about half of a second-level cache of 1 MiB.
-        let most = (512 * 1024 / (4 * POSITIONS * windows.channels)).clamp(28, 56);
+        let most = (512 * 1024 / (size_of::<T>() * POSITIONS * windows.channels)).clamp(28, 56);
         let block = count.div_ceil(16).clamp(14, most).next_multiple_of(level.tile_rows());
         Tiles { size, count, block }
     }
@@ -95,23 +96,23 @@ impl Tiles {
 }
 
 /// A convolution of stride 1 with transformed and packed 3×3 weights.
-pub(super) struct WinogradProduct<'a> {
+pub(super) struct WinogradProduct<'a, T> {
     pub(super) level: Level,
     pub(super) tiles: Tiles,
     pub(super) windows: Windows,
-    pub(super) x: &'a [f32],
+    pub(super) x: &'a [T],
     pub(super) norm: Option<Norm<'a>>,
     /// Of one of the 16 matrices, input channels × output channels.
     pub(super) panels: Panels,
-    /// `[panel, position, input channel, column]`.
-    pub(super) weights: &'a [f32],
-    pub(super) out: SharedOut,
+    /// `[panel, position, word of input channels, column]`.
+    pub(super) weights: &'a [u32],
+    pub(super) out: SharedOut<T>,
     pub(super) map: RowMap,
     pub(super) accumulate: bool,
     pub(super) finish: Option<&'a Finish<'a>>,
 }
 
-impl WinogradProduct<'_> {
+impl<T: Element> WinogradProduct<'_, T> {
     /// Runs on rayon's current pool.
     ///
     /// # Safety
@@ -136,9 +137,10 @@ impl WinogradProduct<'_> {
     unsafe fn task(&self, block: usize, panels: Range<usize>) {
         let first = block * self.tiles.block;
         let tiles = first..self.tiles.count.min(first + self.tiles.block);
-        let (count, channels) = (tiles.len(), self.windows.channels);
+        let (count, words) = (tiles.len(), self.panels.words());
         with_workspace(|workspace| {
-            let patches = workspace.a.at_least(channels.div_ceil(BLOCK) * POSITIONS * position_step(count));
+            let step = POSITIONS * position_step(count);
+            let patches = workspace.a.at_least(words.div_ceil(BLOCK) * step);
             transform_input(self.level, &self.windows, self.x, self.norm.as_ref(), &self.tiles, tiles.clone(), patches);
             self.tiles.offsets(tiles.clone(), &self.map, &mut workspace.rows);
             let places = &workspace.rows[..];
@@ -146,37 +148,33 @@ impl WinogradProduct<'_> {
             inside.clear();
             inside.extend(places.iter().copied().filter(|&place| place != OUTSIDE));
             let width = self.level.tile_cols();
-            let products = workspace.b.at_least(POSITIONS * count * width);
+            let products: &mut [f32] = workspace.b.at_least(POSITIONS * count * width);
             let rows = &mut workspace.product_rows;
             rows.clear();
             rows.extend((0..count).map(|tile| tile * width));
             for panel in panels {
                 let (column, cols, stored) =
                     (self.panels.column(panel), self.panels.cols(panel), self.panels.width(panel));
-                let weights = &self.weights[POSITIONS * self.panels.offset(panel)..][..POSITIONS * channels * stored];
-                for (position, weights) in weights.chunks_exact(channels * stored).enumerate() {
+                let weights = &self.weights[POSITIONS * self.panels.offset(panel)..][..POSITIONS * words * stored];
+                for (position, weights) in weights.chunks_exact(words * stored).enumerate() {
                     let products = SharedOut::new(&mut products[position * count * width..][..count * width]);
-                    for (i, from) in (0..channels).step_by(BLOCK).enumerate() {
-                        let depth = BLOCK.min(channels - from);
-                        let patches = &patches[(i * POSITIONS + position) * position_step(count)..];
-                        let weights = &weights[from * stored..];
-                        // SAFETY: `products` belongs to this thread.
-                        unsafe {
-                            panel_product(
-                                self.level,
-                                Lhs::Rows,
-                                depth,
-                                patches,
-                                weights,
-                                stored,
-                                stored,
-                                products,
-                                rows,
-                                0,
-                                i > 0,
-                                &mut &[][..],
-                            );
-                        }
+                    let patches = &patches[position * position_step(count)..];
+                    // SAFETY: `products` belongs to this thread.
+                    unsafe {
+                        panel_product::<T, f32>(
+                            self.level,
+                            Lhs::Rows { step },
+                            words,
+                            patches,
+                            weights,
+                            stored,
+                            stored,
+                            products,
+                            rows,
+                            0,
+                            false,
+                            &mut &[][..],
+                        );
                     }
                 }
                 transform_output(self.level, products, width, places, self.out, column, cols, self.accumulate);
@@ -203,28 +201,90 @@ impl WinogradProduct<'_> {
 }
 
 multiversion! {
-    /// `Bᵀ d B` of every tile and channel, to `[channel block, position, tile, channel]`, tiles [`PITCH`] and positions
-    /// [`position_step`] apart.
-    pub(super) fn transform_input(
-        windows: &Windows, x: &[f32], norm: Option<&Norm<'_>>, tiles: &Tiles, range: Range<usize>, out: &mut [f32],
+    /// `Bᵀ d B` of every tile and channel, to `[channel block, position, tile, word of channels]`, tiles [`PITCH`] and
+    /// positions [`position_step`] apart.
+    fn transform_input<T: Element>(
+        windows: &Windows, x: &[T], norm: Option<&Norm<'_>>, tiles: &Tiles, range: Range<usize>, out: &mut [u32],
     ) = transform_input_body;
 }
 
 #[inline(always)]
-fn transform_input_body(
+fn transform_input_body<T: Element>(
     w: &Windows,
-    x: &[f32],
+    x: &[T],
     norm: Option<&Norm<'_>>,
     tiles: &Tiles,
     range: Range<usize>,
-    out: &mut [f32],
+    out: &mut [u32],
 ) {
     let step = position_step(range.len());
-    let image_len = w.size[0] * w.size[1] * w.pixel;
     for (t, tile) in range.enumerate() {
+        let patch = Patch::new(w, x, norm, tiles, tile);
+        for channel in (0..w.channels).step_by(LANES) {
+            let values = input_side(patch.values(w, norm, channel));
+            let word = channel / T::PER_WORD;
+            let base = word / BLOCK * POSITIONS * step + t * PITCH + word % BLOCK;
+            for (position, values) in values.as_flattened().iter().enumerate() {
+                T::words(values, &mut out[base + position * step..]);
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// `Bᵀ d B` of every tile and channel, to `[position, word of tiles, channel]`, words [`PITCH`] and positions
+    /// [`position_step`] apart.
+    pub(super) fn transform_input_columns<T: Element>(
+        windows: &Windows, x: &[T], norm: Option<&Norm<'_>>, tiles: &Tiles, range: Range<usize>, out: &mut [u32],
+    ) = transform_input_columns_body;
+}
+
+#[inline(always)]
+fn transform_input_columns_body<T: Element>(
+    w: &Windows,
+    x: &[T],
+    norm: Option<&Norm<'_>>,
+    tiles: &Tiles,
+    range: Range<usize>,
+    out: &mut [u32],
+) {
+    let step = position_step(range.len().div_ceil(T::PER_WORD));
+    for (t, tile) in range.clone().step_by(T::PER_WORD).enumerate() {
+        let first = Patch::new(w, x, norm, tiles, tile);
+        let second = (T::PER_WORD > 1 && tile + 1 < range.end).then(|| Patch::new(w, x, norm, tiles, tile + 1));
+        for channel in (0..w.channels).step_by(LANES) {
+            let values = input_side(first.values(w, norm, channel));
+            let next = match &second {
+                Some(second) => input_side(second.values(w, norm, channel)),
+                None => [[[0.0; LANES]; 4]; 4],
+            };
+            let values = values.as_flattened().iter().zip(next.as_flattened());
+            for (position, (values, next)) in values.enumerate() {
+                let out = &mut out[position * step + t * PITCH + channel..][..LANES];
+                for lane in 0..LANES {
+                    out[lane] = T::word(values[lane], next[lane]);
+                }
+            }
+        }
+    }
+}
+
+/// The inputs of a tile.
+struct Patch<'a, T> {
+    /// Of its image.
+    pixels: &'a [T],
+    /// Channel 0 of each position, or [`OUTSIDE`].
+    places: [usize; POSITIONS],
+    /// Of the image's group of statistics.
+    group: usize,
+}
+
+impl<'a, T: Element> Patch<'a, T> {
+    #[inline(always)]
+    fn new(w: &Windows, x: &'a [T], norm: Option<&Norm<'_>>, tiles: &Tiles, tile: usize) -> Patch<'a, T> {
+        let image_len = w.size[0] * w.size[1] * w.pixel;
         let (image, y, x_out) = tiles.place(tile);
         let (top, left) = (y as isize + w.origin[0], x_out as isize + w.origin[1]);
-        let pixels = &x[image * image_len..][..image_len];
         let mut places = [OUTSIDE; POSITIONS];
         for i in 0..4 {
             for j in 0..4 {
@@ -235,54 +295,61 @@ fn transform_input_body(
             }
         }
         let group = norm.and_then(|norm| norm.group_of_image.get(image)).map_or(0, |&g| g as usize) * w.pixel;
-        for channel in (0..w.channels).step_by(LANES) {
-            let lanes = LANES.min(w.channels - channel);
-            let mut patch = [[[0.0; LANES]; 4]; 4];
-            let values = patch.as_flattened_mut();
-            if lanes == LANES {
-                for p in 0..POSITIONS {
-                    if places[p] != OUTSIDE {
-                        values[p] = *vector(pixels, places[p] + channel);
-                    }
+        Patch { pixels: &x[image * image_len..][..image_len], places, group }
+    }
+
+    /// Some channels, normalised.
+    #[inline(always)]
+    fn values(&self, w: &Windows, norm: Option<&Norm<'_>>, channel: usize) -> [[Vector; 4]; 4] {
+        let lanes = LANES.min(w.channels - channel);
+        let mut patch = [[[0.0; LANES]; 4]; 4];
+        let values = patch.as_flattened_mut();
+        let at = self.group + w.channel + channel;
+        if lanes == LANES {
+            for p in 0..POSITIONS {
+                if self.places[p] != OUTSIDE {
+                    values[p] = widened(vector(self.pixels, self.places[p] + channel));
                 }
-                if let Some(norm) = norm {
-                    let at = group + w.channel + channel;
-                    let (scale, shift) = (vector(norm.scale, at), vector(norm.shift, at));
-                    for p in 0..POSITIONS {
-                        if places[p] != OUTSIDE {
-                            values[p] = affine(values[p], scale, shift, norm.relu);
-                        }
-                    }
-                }
-            } else {
+            }
+            if let Some(norm) = norm {
+                let (scale, shift) = (vector(norm.scale, at), vector(norm.shift, at));
                 for p in 0..POSITIONS {
-                    if places[p] == OUTSIDE {
-                        continue;
-                    }
-                    let from = &pixels[places[p] + channel..][..lanes];
-                    match norm {
-                        None => values[p][..lanes].copy_from_slice(from),
-                        Some(norm) => {
-                            let at = group + w.channel + channel;
-                            let (scale, shift) = (&norm.scale[at..at + lanes], &norm.shift[at..at + lanes]);
-                            normalise(from, scale, shift, norm.relu, &mut values[p][..lanes]);
-                        }
+                    if self.places[p] != OUTSIDE {
+                        values[p] = affine(values[p], scale, shift, norm.relu);
                     }
                 }
             }
-            let patch = input_side(patch);
-            let base = channel / BLOCK * POSITIONS * step + t * PITCH + channel % BLOCK;
-            for (position, value) in patch.as_flattened().iter().enumerate() {
-                let at = base + position * step;
-                out[at..at + LANES].copy_from_slice(value);
+            return patch;
+        }
+        for p in 0..POSITIONS {
+            if self.places[p] == OUTSIDE {
+                continue;
+            }
+            let from = &self.pixels[self.places[p] + channel..][..lanes];
+            match norm {
+                None => values[p].iter_mut().zip(from).for_each(|(value, from)| *value = from.widen()),
+                Some(norm) => {
+                    let (scale, shift) = (&norm.scale[at..at + lanes], &norm.shift[at..at + lanes]);
+                    normalise(from, scale, shift, norm.relu, &mut values[p][..lanes]);
+                }
             }
         }
+        patch
     }
 }
 
 #[inline(always)]
-fn vector(values: &[f32], at: usize) -> &Vector {
+fn vector<T>(values: &[T], at: usize) -> &[T; LANES] {
     values[at..at + LANES].first_chunk().expect("a whole vector")
+}
+
+#[inline(always)]
+pub(super) fn widened<T: Element, const N: usize>(values: &[T; N]) -> [f32; N] {
+    let mut out = [0.0; N];
+    for i in 0..N {
+        out[i] = values[i].widen();
+    }
+    out
 }
 
 /// [`normalise`] of a whole vector.
@@ -325,17 +392,18 @@ fn input_line([a, b, c, d]: [Vector; 4]) -> [Vector; 4] {
 multiversion! {
     /// `Y = Aᵀ m A` of `cols` columns of every tile, from `[position, tile, width]` to the four pixels of each tile in
     /// `out`, which the calling task owns; overwrites or adds.
-    fn transform_output(
-        products: &[f32], width: usize, places: &[usize], out: SharedOut, column: usize, cols: usize, accumulate: bool,
+    fn transform_output<T: Element>(
+        products: &[f32], width: usize, places: &[usize], out: SharedOut<T>, column: usize, cols: usize,
+        accumulate: bool,
     ) = transform_output_body;
 }
 
 #[inline(always)]
-fn transform_output_body(
+fn transform_output_body<T: Element>(
     products: &[f32],
     width: usize,
     places: &[usize],
-    out: SharedOut,
+    out: SharedOut<T>,
     column: usize,
     cols: usize,
     accumulate: bool,
@@ -344,11 +412,11 @@ fn transform_output_body(
     for (t, places) in places.chunks_exact(4).enumerate() {
         let mut from = 0;
         while from + LANES <= cols {
-            output_tile::<LANES>(products, width, count, t, from, places, out, column, LANES, accumulate);
+            output_tile::<T, LANES>(products, width, count, t, from, places, out, column, LANES, accumulate);
             from += LANES;
         }
         while from < cols {
-            output_tile::<8>(products, width, count, t, from, places, out, column, (cols - from).min(8), accumulate);
+            output_tile::<T, 8>(products, width, count, t, from, places, out, column, (cols - from).min(8), accumulate);
             from += 8;
         }
     }
@@ -356,14 +424,14 @@ fn transform_output_body(
 
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "a tile among the products and among the outputs")]
-fn output_tile<const N: usize>(
+fn output_tile<T: Element, const N: usize>(
     products: &[f32],
     width: usize,
     count: usize,
     t: usize,
     from: usize,
     places: &[usize],
-    out: SharedOut,
+    out: SharedOut<T>,
     column: usize,
     lanes: usize,
     accumulate: bool,
@@ -388,11 +456,14 @@ fn output_tile<const N: usize>(
             #[expect(unsafe_code, reason = "tasks share the output")]
             let pixel = unsafe { out.slice(place + column + from, lanes) };
             if lanes == N {
-                let pixel: &mut [f32; N] = pixel.first_chunk_mut().expect("N values");
-                *pixel = if accumulate { add(*pixel, column_of[i]) } else { column_of[i] };
+                let pixel: &mut [T; N] = pixel.first_chunk_mut().expect("N values");
+                let sum = if accumulate { add(widened(pixel), column_of[i]) } else { column_of[i] };
+                for lane in 0..N {
+                    pixel[lane] = T::narrow(sum[lane]);
+                }
             } else {
                 for (pixel, value) in pixel.iter_mut().zip(column_of[i]) {
-                    *pixel = if accumulate { *pixel + value } else { value };
+                    *pixel = T::narrow(if accumulate { pixel.widen() + value } else { value });
                 }
             }
         }

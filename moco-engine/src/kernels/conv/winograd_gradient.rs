@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use super::geometry::{Bundles, forward_windows};
 use super::shape::ConvShape;
-use super::winograd::{OUTSIDE, POSITIONS, Tiles, add, halve, position_step, sub, transform_input};
+use super::winograd::{OUTSIDE, POSITIONS, Tiles, add, halve, position_step, sub, transform_input_columns, widened};
+use crate::kernels::element::Element;
 use crate::kernels::gemm::level::{Level, multiversion};
 use crate::kernels::gemm::product::RowMap;
 use crate::kernels::gemm::tile::{Lhs, PITCH, SharedOut, panel_product};
@@ -26,12 +27,12 @@ const TASKS: usize = 16;
 /// Channels that are transformed at a time.
 const LANES: usize = 16;
 
-struct Sum<'a> {
+struct Sum<'a, T> {
     level: Level,
     windows: Windows,
     tiles: Tiles,
-    x: &'a [f32],
-    dy: &'a [f32],
+    x: &'a [T],
+    dy: &'a [T],
     norm: Option<Norm<'a>>,
     c_out: usize,
     /// Tiles whose products are summed in registers.
@@ -43,19 +44,26 @@ struct Sum<'a> {
     in_chunks: usize,
 }
 
-pub(super) fn backward_weights(level: Level, s: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32], norm: Option<Norm>) {
+pub(super) fn backward_weights<T: Element>(
+    level: Level,
+    s: &ConvShape,
+    x: &[T],
+    dy: &[T],
+    dw: &mut [f32],
+    norm: Option<Norm>,
+) {
     let windows = forward_windows(s, &Bundles::new(s), 0);
-    let tiles = Tiles::new(level, &windows, s.n);
+    let tiles = Tiles::new::<T>(level, &windows, s.n);
     let (out_chunks, in_chunks) = (s.c_out.div_ceil(CHUNK), s.c_in.div_ceil(CHUNK));
     // Both transforms of a block: at most about three quarters of a second-level cache of 1 MiB.
     let channels = s.c_out.div_ceil(out_chunks) + s.c_in.div_ceil(in_chunks);
-    let depth = (768 * 1024 / (4 * POSITIONS * channels)).clamp(16, 128);
+    let depth = (768 * 1024 / (size_of::<T>() * POSITIONS * channels)).clamp(16, 128) / 2 * 2;
     let one = POSITIONS * s.c_out * s.c_in;
     let wanted = TASKS.div_ceil(out_chunks * in_chunks).min(((1 << 22) / one).max(1));
     let split = tiles.count().div_ceil(wanted).next_multiple_of(depth);
     let splits = tiles.count().div_ceil(split);
     let sum = Sum { level, windows, tiles, x, dy, norm, c_out: s.c_out, depth, splits, split, out_chunks, in_chunks };
-    with_shared(splits * one, |sums| {
+    with_shared(splits * one, |sums: &mut [f32]| {
         sum.run(SharedOut::new(sums));
         let per_out = 9 * s.c_in;
         dw.par_chunks_mut(per_out).with_min_len(4).enumerate().for_each(|(o, dw)| {
@@ -64,9 +72,9 @@ pub(super) fn backward_weights(level: Level, s: &ConvShape, x: &[f32], dy: &[f32
     });
 }
 
-impl Sum<'_> {
+impl<T: Element> Sum<'_, T> {
     /// Fills `out` `[split, position, output channel, input channel]`.
-    fn run(&self, out: SharedOut) {
+    fn run(&self, out: SharedOut<f32>) {
         let tasks = self.splits * self.out_chunks * self.in_chunks;
         (0..tasks).into_par_iter().with_max_len(1).for_each(|task| {
             let (task, in_chunk) = (task / self.in_chunks, task % self.in_chunks);
@@ -74,7 +82,7 @@ impl Sum<'_> {
         });
     }
 
-    fn task(&self, split: usize, out_chunk: usize, in_chunk: usize, out: SharedOut) {
+    fn task(&self, split: usize, out_chunk: usize, in_chunk: usize, out: SharedOut<f32>) {
         let c_in = self.windows.channels;
         let outs = part(self.c_out, self.out_chunks, out_chunk);
         let ins = part(c_in, self.in_chunks, in_chunk);
@@ -91,14 +99,22 @@ impl Sum<'_> {
             rows.extend(outs.clone().map(|o| base + o * c_in + ins.start));
             for from in (start..end).step_by(self.depth) {
                 let tiles = from..end.min(from + self.depth);
-                let count = tiles.len();
-                let b = workspace.b.at_least(POSITIONS * position_step(count));
-                transform_input(self.level, &windows, self.x, self.norm.as_ref(), &self.tiles, tiles.clone(), b);
+                let words = tiles.len().div_ceil(T::PER_WORD);
+                let b = workspace.b.at_least(POSITIONS * position_step(words));
+                transform_input_columns(
+                    self.level,
+                    &windows,
+                    self.x,
+                    self.norm.as_ref(),
+                    &self.tiles,
+                    tiles.clone(),
+                    b,
+                );
                 self.tiles.offsets(tiles, &map, &mut workspace.rows);
-                let a = workspace.a.at_least(POSITIONS * position_step(count));
+                let a = workspace.a.at_least(POSITIONS * position_step(words));
                 transform_gradient(self.level, self.dy, outs.clone(), &workspace.rows, a);
                 for position in 0..POSITIONS {
-                    let at = position * position_step(count);
+                    let at = position * position_step(words);
                     for j in (0..ins.len()).step_by(self.level.tile_cols()) {
                         let cols = self.level.tile_cols().min(ins.len() - j);
                         let column = position * self.c_out * c_in + j;
@@ -107,10 +123,10 @@ impl Sum<'_> {
                         #[expect(unsafe_code, reason = "tasks share the output")]
                         unsafe {
                             let add = from > start;
-                            panel_product(
+                            panel_product::<T, f32>(
                                 self.level,
                                 Lhs::Columns,
-                                count,
+                                words,
                                 a,
                                 b,
                                 PITCH,
@@ -136,42 +152,60 @@ fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
 }
 
 multiversion! {
-    /// `A dY Aᵀ` of the tiles with these pixels and of some channels, to `[position, tile, channel]`, tiles [`PITCH`]
-    /// and positions [`position_step`] apart.
-    fn transform_gradient(dy: &[f32], channels: Range<usize>, places: &[usize], out: &mut [f32]) =
+    /// `A dY Aᵀ` of the tiles with these pixels and of some channels, to `[position, word of tiles, channel]`, words
+    /// [`PITCH`] and positions [`position_step`] apart.
+    fn transform_gradient<T: Element>(dy: &[T], channels: Range<usize>, places: &[usize], out: &mut [u32]) =
         transform_gradient_body;
 }
 
 #[inline(always)]
-fn transform_gradient_body(dy: &[f32], channels: Range<usize>, places: &[usize], out: &mut [f32]) {
-    let step = position_step(places.len() / 4);
-    for (t, places) in places.chunks_exact(4).enumerate() {
+fn transform_gradient_body<T: Element>(dy: &[T], channels: Range<usize>, places: &[usize], out: &mut [u32]) {
+    let step = position_step((places.len() / 4).div_ceil(T::PER_WORD));
+    for (t, places) in places.chunks(4 * T::PER_WORD).enumerate() {
         for from in (0..channels.len()).step_by(LANES) {
             let lanes = LANES.min(channels.len() - from);
-            let mut tile = [[[0.0; LANES]; 2]; 2];
-            for i in 0..2 {
-                for j in 0..2 {
-                    let place = places[2 * i + j];
-                    if place == OUTSIDE {
-                        continue;
-                    }
-                    let values = &dy[place + channels.start + from..][..lanes];
-                    match values.first_chunk() {
-                        Some(values) => tile[i][j] = *values,
-                        None => tile[i][j][..lanes].copy_from_slice(values),
-                    }
-                }
-            }
-            let rows = [gradient_line(tile[0]), gradient_line(tile[1])];
-            for j in 0..4 {
-                let column = gradient_line([rows[0][j], rows[1][j]]);
-                for i in 0..4 {
-                    let at = (4 * i + j) * step + t * PITCH + from;
-                    out[at..at + LANES].copy_from_slice(&column[i]);
+            let first = gradient_side(dy, &places[..4], channels.start + from, lanes);
+            let second = match places.get(4..8) {
+                Some(places) => gradient_side(dy, places, channels.start + from, lanes),
+                None => [[[0.0; LANES]; 4]; 4],
+            };
+            let values = first.as_flattened().iter().zip(second.as_flattened());
+            for (position, (values, next)) in values.enumerate() {
+                let out = &mut out[position * step + t * PITCH + from..][..LANES];
+                for lane in 0..LANES {
+                    out[lane] = T::word(values[lane], next[lane]);
                 }
             }
         }
     }
+}
+
+/// `A dY Aᵀ` of some channels of a tile.
+#[inline(always)]
+fn gradient_side<T: Element>(dy: &[T], places: &[usize], channel: usize, lanes: usize) -> [[[f32; LANES]; 4]; 4] {
+    let mut tile = [[[0.0; LANES]; 2]; 2];
+    for i in 0..2 {
+        for j in 0..2 {
+            let place = places[2 * i + j];
+            if place == OUTSIDE {
+                continue;
+            }
+            let values = &dy[place + channel..][..lanes];
+            match values.first_chunk() {
+                Some(values) => tile[i][j] = widened(values),
+                None => tile[i][j].iter_mut().zip(values).for_each(|(out, value)| *out = value.widen()),
+            }
+        }
+    }
+    let rows = [gradient_line(tile[0]), gradient_line(tile[1])];
+    let mut out = [[[0.0; LANES]; 4]; 4];
+    for j in 0..4 {
+        let column = gradient_line([rows[0][j], rows[1][j]]);
+        for i in 0..4 {
+            out[i][j] = column[i];
+        }
+    }
+    out
 }
 
 #[inline(always)]

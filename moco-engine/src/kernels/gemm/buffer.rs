@@ -1,11 +1,13 @@
 //! Memory that starts on a cache line.
 
-/// One cache line of f32.
+use bytemuck::Pod;
+
+/// One cache line.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-struct Line([f32; 16]);
+struct Line([u32; 16]);
 
-/// A zeroed buffer of f32 whose first value lies on a 64-byte boundary.
+/// A zeroed buffer whose first value lies on a 64-byte boundary, for numbers of up to 4 bytes of any type.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AlignedBuffer(Vec<Line>);
 
@@ -15,26 +17,22 @@ impl AlignedBuffer {
         AlignedBuffer(Vec::new())
     }
 
-    /// Room for `len` values, all 0.
+    /// Room for `len` values of 4 bytes, all 0.
     pub(crate) fn zeroed(len: usize) -> AlignedBuffer {
-        AlignedBuffer(vec![Line([0.0; 16]); len.div_ceil(16)])
+        AlignedBuffer(vec![Line([0; 16]); len.div_ceil(16)])
     }
 
     /// At least `len` values, growing if need be; what they hold is not specified.
-    pub(crate) fn at_least(&mut self, len: usize) -> &mut [f32] {
-        if self.0.len() < len.div_ceil(16) {
-            self.0.resize(len.div_ceil(16), Line([0.0; 16]));
+    pub(crate) fn at_least<T: Pod>(&mut self, len: usize) -> &mut [T] {
+        let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
+        if self.0.len() < lines {
+            self.0.resize(lines, Line([0; 16]));
         }
-        &mut self.as_mut_slice()[..len]
+        &mut bytemuck::cast_slice_mut(&mut self.0)[..len]
     }
 
     /// All values, rounded up to whole lines.
-    pub(crate) fn as_slice(&self) -> &[f32] {
+    pub(crate) fn as_slice<T: Pod>(&self) -> &[T] {
         bytemuck::cast_slice(&self.0)
-    }
-
-    /// All values, rounded up to whole lines.
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
-        bytemuck::cast_slice_mut(&mut self.0)
     }
 }

@@ -11,6 +11,8 @@ pub(crate) enum Isa {
     Avx2,
     /// AVX-512F.
     Avx512,
+    /// AVX-512F with products of bf16.
+    Avx512Bf16,
 }
 
 /// An instruction set that this CPU is known to have: [`Level::detect`] and [`Level::available`] are the only sources,
@@ -27,7 +29,7 @@ impl Level {
 
     /// All of this CPU, slowest first.
     pub(crate) fn available() -> impl Iterator<Item = Level> {
-        [Isa::Portable, Isa::Avx2, Isa::Avx512].into_iter().filter(|&isa| cpu_has(isa)).map(Level)
+        [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16].into_iter().filter(|&isa| cpu_has(isa)).map(Level)
     }
 
     /// The instruction set.
@@ -39,7 +41,7 @@ impl Level {
     pub(crate) fn lanes(self) -> usize {
         match self.0 {
             Isa::Portable | Isa::Avx2 => 8,
-            Isa::Avx512 => 16,
+            Isa::Avx512 | Isa::Avx512Bf16 => 16,
         }
     }
 
@@ -48,7 +50,7 @@ impl Level {
         match self.0 {
             Isa::Portable => 8,
             Isa::Avx2 => 16,
-            Isa::Avx512 => 32,
+            Isa::Avx512 | Isa::Avx512Bf16 => 32,
         }
     }
 
@@ -57,7 +59,7 @@ impl Level {
         match self.0 {
             Isa::Portable => 4,
             Isa::Avx2 => 6,
-            Isa::Avx512 => 14,
+            Isa::Avx512 | Isa::Avx512Bf16 => 14,
         }
     }
 }
@@ -68,6 +70,7 @@ fn cpu_has(isa: Isa) -> bool {
         Isa::Portable => true,
         Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
         Isa::Avx512 => is_x86_feature_detected!("avx512f"),
+        Isa::Avx512Bf16 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"),
     }
 }
 
@@ -77,37 +80,39 @@ fn cpu_has(isa: Isa) -> bool {
 }
 
 /// Defines `fn name(level, args…)`, which runs `body(args…)` compiled for the level's instruction set; `body` must be
-/// `#[inline(always)]`.
+/// `#[inline(always)]`. One type parameter with one bound may follow the name.
 macro_rules! multiversion {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:path;) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$T:ident: $bound:ident>)? ($($arg:ident: $ty:ty),* $(,)?)
+        = $body:ident;) => {
         $(#[$meta])*
         #[expect(unsafe_code, reason = "functions for a CPU feature are called after it was detected")]
         #[allow(clippy::too_many_arguments, reason = "the arguments of the body")]
-        $vis fn $name(level: $crate::kernels::gemm::level::Level, $($arg: $ty),*) {
+        $vis fn $name $(<$T: $bound>)? (level: $crate::kernels::gemm::level::Level, $($arg: $ty),*) {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f")]
                 #[allow(clippy::too_many_arguments, reason = "the arguments of the body")]
-                fn avx512($($arg: $ty),*) {
-                    $body($($arg),*)
+                fn avx512 $(<$T: $bound>)? ($($arg: $ty),*) {
+                    $body $(::<$T>)? ($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments, reason = "the arguments of the body")]
-                fn avx2($($arg: $ty),*) {
-                    $body($($arg),*)
+                fn avx2 $(<$T: $bound>)? ($($arg: $ty),*) {
+                    $body $(::<$T>)? ($($arg),*)
                 }
+                use $crate::kernels::gemm::level::Isa;
                 match level.isa() {
                     // SAFETY: a `Level` is only made for instruction sets that this CPU has.
-                    $crate::kernels::gemm::level::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                    Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512 $(::<$T>)? ($($arg),*) },
                     // SAFETY: as above.
-                    $crate::kernels::gemm::level::Isa::Avx2 => unsafe { avx2($($arg),*) },
-                    $crate::kernels::gemm::level::Isa::Portable => $body($($arg),*),
+                    Isa::Avx2 => unsafe { avx2 $(::<$T>)? ($($arg),*) },
+                    Isa::Portable => $body $(::<$T>)? ($($arg),*),
                 }
             }
             #[cfg(not(target_arch = "x86_64"))]
             {
                 let _ = level;
-                $body($($arg),*)
+                $body $(::<$T>)? ($($arg),*)
             }
         }
     };

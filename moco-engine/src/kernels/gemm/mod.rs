@@ -21,6 +21,7 @@ pub(crate) mod windows;
 pub(crate) mod workspace;
 
 pub(crate) use buffer::AlignedBuffer;
+use super::element::Element;
 use level::Level;
 use panels::Panels;
 use product::{Left, Product, RowMap};
@@ -29,7 +30,7 @@ use tile::SharedOut;
 use windows::Windows;
 use workspace::with_shared;
 
-/// Values of B that are packed at a time.
+/// Words of B that are packed at a time.
 const PACKED_AT_ONCE: usize = 1 << 20;
 
 /// Sizes and storage of a product `C = A · B` (or `C += A · B`); every matrix is dense.
@@ -71,13 +72,14 @@ impl Gemm {
     }
 }
 
-/// The product on rayon's current thread pool; the result does not depend on the number of threads.
+/// The product on rayon's current thread pool; the result does not depend on the number of threads. A and B are
+/// multiplied in the precision of A, sums are formed in f32.
 ///
 /// B is packed (copied) on every call: where one operand is much larger than the other, let it be A.
 ///
 /// # Panics
 /// If a slice is not exactly as long as its matrix.
-pub fn gemm(p: Gemm, a: &[f32], b: &[f32], c: &mut [f32]) {
+pub fn gemm<A: Element, B: Element, C: Element>(p: Gemm, a: &[A], b: &[B], c: &mut [C]) {
     gemm_at(Level::detect(), p, a, b, c, true);
 }
 
@@ -85,11 +87,18 @@ pub fn gemm(p: Gemm, a: &[f32], b: &[f32], c: &mut [f32]) {
 ///
 /// # Panics
 /// If a slice is not exactly as long as its matrix.
-pub fn gemm_serial(p: Gemm, a: &[f32], b: &[f32], c: &mut [f32]) {
+pub fn gemm_serial<A: Element, B: Element, C: Element>(p: Gemm, a: &[A], b: &[B], c: &mut [C]) {
     gemm_at(Level::detect(), p, a, b, c, false);
 }
 
-fn gemm_at(level: Level, p: Gemm, a: &[f32], b: &[f32], c: &mut [f32], parallel: bool) {
+fn gemm_at<A: Element, B: Element, C: Element>(
+    level: Level,
+    p: Gemm,
+    a: &[A],
+    b: &[B],
+    c: &mut [C],
+    parallel: bool,
+) {
     assert_eq!(a.len(), p.m * p.k, "A of {p:?}");
     assert_eq!(b.len(), p.k * p.n, "B of {p:?}");
     assert_eq!(c.len(), p.m * p.n, "C of {p:?}");
@@ -98,26 +107,26 @@ fn gemm_at(level: Level, p: Gemm, a: &[f32], b: &[f32], c: &mut [f32], parallel:
     }
     if p.k == 0 {
         if !p.accumulate {
-            c.fill(0.0);
+            c.fill(C::zeroed());
         }
         return;
     }
-    let panels = Panels::new(level, p.k, p.n);
+    let panels = Panels::new::<A>(level, p.k, p.n);
     let left = if p.a_transposed {
         Left::Transposed { a, m: p.m }
     } else {
         Left::Windows { windows: Windows::matrix(p.m, p.k), x: a, norm: None }
     };
     let out = SharedOut::new(c);
-    let at_once = (PACKED_AT_ONCE / (p.k * level.tile_cols())).clamp(1, panels.count());
-    let packed_len = Panels::new(level, p.k, p.n.min(at_once * level.tile_cols())).len();
-    with_shared(packed_len, |packed| {
+    let one = panels.words() * level.tile_cols();
+    let at_once = (PACKED_AT_ONCE / one).clamp(1, panels.count());
+    let packed_len = Panels::new::<A>(level, p.k, p.n.min(at_once * level.tile_cols())).len();
+    with_shared(packed_len, |packed: &mut [u32]| {
         for first in (0..panels.count()).step_by(at_once) {
             let column = panels.column(first);
-            let part = Panels::new(level, p.k, (p.n - column).min(at_once * level.tile_cols()));
-            let one = p.k * level.tile_cols();
+            let part = Panels::new::<A>(level, p.k, (p.n - column).min(at_once * level.tile_cols()));
             let packed = &mut packed[..part.len()];
-            let pack = |(i, out): (usize, &mut [f32])| panels.pack(first + i, b, p.b_transposed, out);
+            let pack = |(i, out): (usize, &mut [u32])| panels.pack::<B, A>(first + i, b, p.b_transposed, out);
             if parallel {
                 packed.par_chunks_mut(one).enumerate().for_each(pack);
             } else {

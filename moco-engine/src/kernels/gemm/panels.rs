@@ -1,23 +1,31 @@
-//! The packed order of B: panels of one tile's width, each with its rows one after the other.
+//! The packed order of B: panels of one tile's width, each with its rows of words one after the other.
 
 use super::level::Level;
+use crate::kernels::element::Element;
 
-/// Where the panels of a packed `k × n` matrix lie.
+/// Where the panels of a packed `k × n` matrix lie, counted in words.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels {
     level: Level,
     k: usize,
+    words: usize,
     n: usize,
 }
 
 impl Panels {
-    pub(crate) fn new(level: Level, k: usize, n: usize) -> Panels {
-        Panels { level, k, n }
+    /// For products of `T`.
+    pub(crate) fn new<T: Element>(level: Level, k: usize, n: usize) -> Panels {
+        Panels { level, k, words: k.div_ceil(T::PER_WORD), n }
     }
 
     /// Rows.
     pub(crate) fn k(&self) -> usize {
         self.k
+    }
+
+    /// Rows of words.
+    pub(crate) fn words(&self) -> usize {
+        self.words
     }
 
     /// Number of panels.
@@ -42,31 +50,41 @@ impl Panels {
 
     /// Place of a panel in the packed buffer.
     pub(crate) fn offset(&self, panel: usize) -> usize {
-        self.column(panel) * self.k
+        self.column(panel) * self.words
     }
 
-    /// Values of the packed buffer.
+    /// Words of the packed buffer.
     pub(crate) fn len(&self) -> usize {
-        self.count().checked_sub(1).map_or(0, |last| self.offset(last) + self.width(last) * self.k)
+        self.count().checked_sub(1).map_or(0, |last| self.offset(last) + self.width(last) * self.words)
     }
 
-    /// Packs one panel of a dense matrix, stored `[k, n]`, or `[n, k]` if `transposed`.
-    pub(super) fn pack(&self, panel: usize, b: &[f32], transposed: bool, out: &mut [f32]) {
+    /// Packs one panel of a dense matrix, stored `[k, n]`, or `[n, k]` if `transposed`, for products of `T`.
+    pub(super) fn pack<S: Element, T: Element>(&self, panel: usize, b: &[S], transposed: bool, out: &mut [u32]) {
         let (first, cols, width) = (self.column(panel), self.cols(panel), self.width(panel));
         if cols < width {
-            out.fill(0.0);
+            out.fill(0);
         }
         if !transposed {
-            for (row, out) in b.chunks_exact(self.n).zip(out.chunks_exact_mut(width)) {
-                out[..cols].copy_from_slice(&row[first..first + cols]);
+            for (rows, out) in b.chunks(T::PER_WORD * self.n).zip(out.chunks_exact_mut(width)) {
+                let (row, next) = rows.split_at(self.n);
+                let row = &row[first..first + cols];
+                match next.get(first..first + cols) {
+                    Some(next) => {
+                        for ((out, a), b) in out.iter_mut().zip(row).zip(next) {
+                            *out = T::word(a.widen(), b.widen());
+                        }
+                    }
+                    None => out.iter_mut().zip(row).for_each(|(out, a)| *out = T::word(a.widen(), 0.0)),
+                }
             }
             return;
         }
         // Sixteen rows at a time, so that a cache line of B is used whole.
         for (block, out) in out.chunks_mut(16 * width).enumerate() {
             for (j, row) in b[first * self.k..(first + cols) * self.k].chunks_exact(self.k).enumerate() {
-                for (out, &value) in out.chunks_exact_mut(width).zip(&row[16 * block..]) {
-                    out[j] = value;
+                let values = row[16 * T::PER_WORD * block..].chunks(T::PER_WORD);
+                for (out, values) in out.chunks_exact_mut(width).zip(values) {
+                    out[j] = T::word(values[0].widen(), values.get(1).map_or(0.0, |v| v.widen()));
                 }
             }
         }

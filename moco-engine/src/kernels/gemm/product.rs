@@ -7,16 +7,17 @@ use rayon::prelude::*;
 use super::level::Level;
 use super::panels::Panels;
 use super::tile::{BLOCK, Lhs, PITCH, SharedOut, panel_product};
-use super::windows::{Norm, Windows, gather};
+use super::windows::{Norm, Windows, gather_columns, gather_rows, rows_len};
 use super::workspace::with_workspace;
+use crate::kernels::element::Element;
 
 /// Where A comes from.
 #[derive(Clone, Copy)]
-pub(crate) enum Left<'a> {
+pub(crate) enum Left<'a, T> {
     /// The im2col matrix of activations.
-    Windows { windows: Windows, x: &'a [f32], norm: Option<Norm<'a>> },
+    Windows { windows: Windows, x: &'a [T], norm: Option<Norm<'a>> },
     /// A dense matrix stored `[k, m]`.
-    Transposed { a: &'a [f32], m: usize },
+    Transposed { a: &'a [T], m: usize },
 }
 
 /// Where the row for output pixel `(image, y, x)` begins in C: `base + image · step[0] + y · step[1] + x · step[2]`.
@@ -51,40 +52,36 @@ impl RowMap {
 /// from row to row, so that block + image numbers the parts.
 pub(crate) type Finish<'a> = dyn Fn(usize, &[usize], Range<usize>) + Sync + 'a;
 
-/// `C (+)= A · B`.
-pub(crate) struct Product<'a> {
+/// `C (+)= A · B` with products of `T`.
+pub(crate) struct Product<'a, T, O> {
     pub(crate) level: Level,
     pub(crate) rows: usize,
-    pub(crate) left: Left<'a>,
+    pub(crate) left: Left<'a, T>,
     pub(crate) panels: Panels,
     /// B, packed.
-    pub(crate) b: &'a [f32],
-    pub(crate) out: SharedOut,
+    pub(crate) b: &'a [u32],
+    pub(crate) out: SharedOut<O>,
     pub(crate) map: RowMap,
     pub(crate) accumulate: bool,
     pub(crate) finish: Option<&'a Finish<'a>>,
 }
 
 /// Rows of a task: a multiple of the tile that keeps the gathered block in the second-level cache, smaller where there
-/// are few rows. A function of the sizes alone.
-pub(crate) fn block_rows(level: Level, rows: usize) -> usize {
+/// are few rows. A function of the sizes alone; `words` is the inner dimension.
+pub(crate) fn block_rows(level: Level, rows: usize, words: usize) -> usize {
     let tile = level.tile_rows();
-    rows.div_ceil(16).next_multiple_of(tile).clamp(4 * tile, (224 / tile) * tile)
+    let most = (512 * 1024 / (4 * PITCH * words.div_ceil(BLOCK).max(1))).clamp(2 * tile, 224);
+    rows.div_ceil(16).next_multiple_of(tile).clamp(2 * tile, most / tile * tile)
 }
 
-/// Columns of a block of the inner dimension: equal parts of at most [`BLOCK`].
-pub(crate) fn block_depth(k: usize) -> usize {
-    k.div_ceil(k.div_ceil(BLOCK).max(1)).next_multiple_of(8).min(BLOCK)
-}
-
-impl Product<'_> {
+impl<T: Element, O: Element> Product<'_, T, O> {
     /// Runs the product on rayon's current pool.
     ///
     /// # Safety
     /// The slice of `out` is still borrowed, its rows are disjoint, and nothing else touches them meanwhile.
     #[expect(unsafe_code, reason = "tasks share the output")]
     pub(crate) unsafe fn run(&self) {
-        let blocks = self.rows.div_ceil(block_rows(self.level, self.rows));
+        let blocks = self.rows.div_ceil(block_rows(self.level, self.rows, self.panels.words()));
         let panels = self.panels.count();
         // Only the gathering is repeated where the panels of a block are divided, and no result changes.
         let wanted = (4 * rayon::current_num_threads()).div_ceil(blocks.max(1));
@@ -104,7 +101,7 @@ impl Product<'_> {
     /// As [`Product::run`].
     #[expect(unsafe_code, reason = "tasks share the output")]
     pub(crate) unsafe fn run_serial(&self) {
-        for block in 0..self.rows.div_ceil(block_rows(self.level, self.rows)) {
+        for block in 0..self.rows.div_ceil(block_rows(self.level, self.rows, self.panels.words())) {
             // SAFETY: the caller's promise.
             unsafe { self.task(block, 0..self.panels.count()) }
         }
@@ -112,72 +109,64 @@ impl Product<'_> {
 
     #[expect(unsafe_code, reason = "tasks share the output")]
     unsafe fn task(&self, block: usize, panels: Range<usize>) {
-        let size = block_rows(self.level, self.rows);
+        let size = block_rows(self.level, self.rows, self.panels.words());
         let rows = block * size..self.rows.min((block + 1) * size);
-        let (k, depth) = (self.panels.k(), block_depth(self.panels.k()));
+        let words = self.panels.words();
         with_workspace(|workspace| {
             self.map.offsets(rows.clone(), &mut workspace.rows);
             let offsets = &workspace.rows[..];
+            let lhs = match &self.left {
+                Left::Windows { windows, x, norm } => {
+                    let a = workspace.a.at_least(rows_len::<T>(windows, rows.len()));
+                    gather_rows(self.level, windows, x, norm.as_ref(), rows.clone(), a);
+                    Lhs::Rows { step: rows.len() * PITCH }
+                }
+                Left::Transposed { a: matrix, m } => {
+                    let a = workspace.a.at_least(words * PITCH);
+                    let (matrix_of, buffer) = (Windows::matrix(self.panels.k(), *m), &mut workspace.rows_of_words);
+                    gather_columns(self.level, &matrix_of, matrix, None, 0..self.panels.k(), rows.clone(), a, buffer);
+                    Lhs::Columns
+                }
+            };
+            let a = workspace.a.as_slice();
             // The next block is most likely this thread's as well.
             let mut ahead = match &self.left {
-                Left::Windows { windows, x, .. } if k <= depth && panels == (0..self.panels.count()) => {
+                Left::Windows { windows, x, .. } if words <= BLOCK && panels == (0..self.panels.count()) => {
                     windows.dense_rows(x, rows.end..rows.end + size)
                 }
                 _ => &[],
             };
-            let mut from = 0;
-            loop {
-                let to = k.min(from + depth);
-                let lhs = match &self.left {
-                    Left::Windows { windows, x, norm } => {
-                        let a = workspace.a.at_least(rows.len() * PITCH);
-                        gather(self.level, windows, x, norm.as_ref(), rows.clone(), from..to, a);
-                        Lhs::Rows
-                    }
-                    Left::Transposed { a: matrix, m } => {
-                        let a = workspace.a.at_least((to - from) * PITCH);
-                        gather(self.level, &Windows::matrix(k, *m), matrix, None, from..to, rows.clone(), a);
-                        Lhs::Columns
-                    }
-                };
-                let a = workspace.a.as_slice();
-                for panel in panels.clone() {
-                    let (column, cols, width) =
-                        (self.panels.column(panel), self.panels.cols(panel), self.panels.width(panel));
-                    let b = &self.b[self.panels.offset(panel) + from * width..][..(to - from) * width];
-                    let add = self.accumulate || from > 0;
-                    // SAFETY: this task alone writes these rows and columns.
-                    unsafe {
-                        panel_product(
-                            self.level,
-                            lhs,
-                            to - from,
-                            a,
-                            b,
-                            width,
-                            cols,
-                            self.out,
-                            offsets,
-                            column,
-                            add,
-                            &mut ahead,
-                        )
-                    };
-                    if let (true, Some(finish)) = (to == k, self.finish) {
-                        let per_image = self.map.out[0] * self.map.out[1];
-                        let mut from = rows.start;
-                        while from < rows.end {
-                            let image = from / per_image;
-                            let to = rows.end.min((image + 1) * per_image);
-                            let part = &offsets[from - rows.start..to - rows.start];
-                            finish(block + image, part, column..column + cols);
-                            from = to;
-                        }
-                    }
+            for panel in panels {
+                let (column, cols, width) =
+                    (self.panels.column(panel), self.panels.cols(panel), self.panels.width(panel));
+                let b = &self.b[self.panels.offset(panel)..][..words * width];
+                // SAFETY: this task alone writes these rows and columns.
+                unsafe {
+                    panel_product::<T, O>(
+                        self.level,
+                        lhs,
+                        words,
+                        a,
+                        b,
+                        width,
+                        cols,
+                        self.out,
+                        offsets,
+                        column,
+                        self.accumulate,
+                        &mut ahead,
+                    );
                 }
-                from = to;
-                if from >= k {
-                    break;
+                if let Some(finish) = self.finish {
+                    let per_image = self.map.out[0] * self.map.out[1];
+                    let mut from = rows.start;
+                    while from < rows.end {
+                        let image = from / per_image;
+                        let to = rows.end.min((image + 1) * per_image);
+                        let part = &offsets[from - rows.start..to - rows.start];
+                        finish(block + image, part, column..column + cols);
+                        from = to;
+                    }
                 }
             }
         });

@@ -1,5 +1,7 @@
 //! The product against a sum in f64, on every instruction set of this CPU.
 
+use half::bf16;
+
 use super::*;
 
 fn values(len: usize, seed: u32) -> Vec<f32> {
@@ -12,7 +14,20 @@ fn values(len: usize, seed: u32) -> Vec<f32> {
         .collect()
 }
 
-fn reference(p: Gemm, a: &[f32], b: &[f32], c: &[f32]) -> Vec<f64> {
+fn stored<T: Element>(values: &[f32]) -> Vec<T> {
+    values.iter().map(|v| T::narrow(*v)).collect()
+}
+
+/// What storing as `T` loses of a value, at most.
+fn rounding<T: Element>(value: f64) -> f64 {
+    if T::PER_WORD == 1 { 0.0 } else { value.abs() / 256.0 }
+}
+
+fn reference<A: Element, B: Element, C: Element>(p: Gemm, a: &[A], b: &[B], c: &[C]) -> Vec<f64> {
+    // B is rounded to the precision of A.
+    let wide = |b: &[B]| b.iter().map(|v| A::narrow(v.widen()).widen()).collect::<Vec<f32>>();
+    let (a, b, c): (Vec<f32>, _, Vec<f32>) =
+        (a.iter().map(|v| v.widen()).collect(), wide(b), c.iter().map(|v| v.widen()).collect());
     let at = |i, k| f64::from(if p.a_transposed { a[k * p.m + i] } else { a[i * p.k + k] });
     let bt = |k, j| f64::from(if p.b_transposed { b[j * p.k + k] } else { b[k * p.n + j] });
     (0..p.m * p.n)
@@ -42,18 +57,26 @@ fn every_layout_and_awkward_size_agrees_with_f64() {
             for flags in 0..8 {
                 let mut p = Gemm::new(m, n, k);
                 (p.a_transposed, p.b_transposed, p.accumulate) = (flags & 1 > 0, flags & 2 > 0, flags & 4 > 0);
-                let (a, b) = (values(m * k, 1), values(k * n, 2));
-                let start = values(m * n, 3);
-                let expected = reference(p, &a, &b, &start);
-                for parallel in [false, true] {
-                    let mut c = start.clone();
-                    gemm_at(level, p, &a, &b, &mut c, parallel);
-                    for (i, (&got, &want)) in c.iter().zip(&expected).enumerate() {
-                        let bound = 1e-6 * (k as f64).sqrt().max(1.0) * 4.0;
-                        assert!((f64::from(got) - want).abs() < bound, "{level:?} {p:?} [{i}]: {got}, expected {want}");
-                    }
-                }
+                check::<f32, f32, f32>(level, p);
+                check::<bf16, bf16, bf16>(level, p);
+                check::<bf16, bf16, f32>(level, p);
+                check::<bf16, f32, bf16>(level, p);
             }
+        }
+    }
+}
+
+fn check<A: Element, B: Element, C: Element>(level: Level, p: Gemm) {
+    let (a, b) = (stored::<A>(&values(p.m * p.k, 1)), stored::<B>(&values(p.k * p.n, 2)));
+    let start = stored::<C>(&values(p.m * p.n, 3));
+    let expected = reference(p, &a, &b, &start);
+    for parallel in [false, true] {
+        let mut c = start.clone();
+        gemm_at(level, p, &a, &b, &mut c, parallel);
+        for (i, (&got, &want)) in c.iter().zip(&expected).enumerate() {
+            let bound = 1e-6 * (p.k as f64).sqrt().max(1.0) * 4.0 + rounding::<C>(want);
+            let got = f64::from(got.widen());
+            assert!((got - want).abs() <= bound, "{level:?} {p:?} [{i}]: {got}, expected {want} ± {bound}");
         }
     }
 }

@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
-use super::level::multiversion;
+use super::AlignedBuffer;
+use super::level::{Level, multiversion};
 use super::tile::{BLOCK, PITCH};
+use crate::kernels::element::Element;
 
 /// The im2col matrix of a convolution: one row for each output pixel `(image, y, x)`, one column for each
 /// `(ky, kx, channel)`. A plain row-major matrix is the case of a 1×1 kernel on a `1 × rows` image.
@@ -62,7 +64,7 @@ impl Windows {
     }
 
     /// The values of these rows if they lie one after the other in `x`, else nothing.
-    pub(crate) fn dense_rows<'a>(&self, x: &'a [f32], rows: Range<usize>) -> &'a [f32] {
+    pub(crate) fn dense_rows<'a, T>(&self, x: &'a [T], rows: Range<usize>) -> &'a [T] {
         let dense = self.is_matrix() && self.channels == self.pixel;
         if dense { &x[(rows.start * self.pixel).min(x.len())..(rows.end * self.pixel).min(x.len())] } else { &[] }
     }
@@ -73,30 +75,116 @@ impl Windows {
     }
 }
 
+/// Words of the block that [`gather_rows`] fills.
+pub(crate) fn rows_len<T: Element>(windows: &Windows, rows: usize) -> usize {
+    windows.cols().div_ceil(T::PER_WORD).div_ceil(BLOCK) * rows * PITCH
+}
+
+/// Writes the given rows of the im2col matrix of `x` to `block` as [`Lhs::Rows`](super::tile::Lhs) reads them, with
+/// `rows.len() · PITCH` words from block to block; positions outside the image become 0, the others go through `norm`.
+///
+/// # Panics
+/// If `x` or `block` are too short.
+pub(crate) fn gather_rows<T: Element>(
+    level: Level,
+    windows: &Windows,
+    x: &[T],
+    norm: Option<&Norm<'_>>,
+    rows: Range<usize>,
+    block: &mut [u32],
+) {
+    let (cols, deep) = (windows.cols(), BLOCK * T::PER_WORD);
+    for (i, block) in block.chunks_exact_mut(rows.len() * PITCH).enumerate() {
+        let cols = (i * deep).min(cols)..((i + 1) * deep).min(cols);
+        gather(level, windows, x, norm, rows.clone(), cols, bytemuck::cast_slice_mut(block));
+    }
+}
+
+/// Writes the given rows and columns of the im2col matrix of `x` to `block` as [`Lhs::Columns`](super::tile::Lhs) reads
+/// its transpose: rows of words, one for each [`Element::PER_WORD`] rows of the matrix; else as [`gather_rows`].
+///
+/// # Panics
+/// If there are more than [`BLOCK`] columns, or `x` or `block` are too short.
+#[expect(clippy::too_many_arguments, reason = "a region of a matrix that does not exist")]
+pub(crate) fn gather_columns<T: Element>(
+    level: Level,
+    windows: &Windows,
+    x: &[T],
+    norm: Option<&Norm<'_>>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    block: &mut [u32],
+    buffer: &mut AlignedBuffer,
+) {
+    /// Rows that are gathered before their pairs are formed: they stay in the first-level cache.
+    const ROWS: usize = 16;
+    if T::PER_WORD == 1 {
+        gather(level, windows, x, norm, rows, cols, bytemuck::cast_slice_mut(block));
+        return;
+    }
+    assert!(cols.len() <= BLOCK, "columns {cols:?}");
+    let pitch = PITCH * T::PER_WORD;
+    if windows.is_matrix() && norm.is_none() {
+        let row = |row: usize| &x[row * windows.pixel + windows.channel..][cols.clone()];
+        for (i, out) in block.chunks_mut(PITCH).take(rows.len().div_ceil(2)).enumerate() {
+            let first = rows.start + 2 * i;
+            pair_rows(level, row(first), if first + 1 < rows.end { row(first + 1) } else { &[] }, out);
+        }
+        return;
+    }
+    let buffer = buffer.at_least::<T>(ROWS * pitch);
+    for (from, out) in rows.clone().step_by(ROWS).zip(block.chunks_mut(ROWS / 2 * PITCH)) {
+        let some = from..rows.end.min(from + ROWS);
+        gather(level, windows, x, norm, some.clone(), cols.clone(), buffer);
+        for (i, out) in out.chunks_mut(PITCH).take(some.len().div_ceil(2)).enumerate() {
+            let second = if 2 * i + 1 < some.len() { &buffer[(2 * i + 1) * pitch..][..cols.len()] } else { &[] };
+            pair_rows(level, &buffer[2 * i * pitch..][..cols.len()], second, out);
+        }
+    }
+}
+
 multiversion! {
-    /// Writes the given rows and columns of the im2col matrix of `x` to `block`, rows [`PITCH`] apart; positions outside
-    /// the image become 0, the others go through `norm`.
-    ///
-    /// # Panics
-    /// If there are more than [`BLOCK`] columns, or `x` or `block` are too short.
-    pub(crate) fn gather(
-        windows: &Windows, x: &[f32], norm: Option<&Norm<'_>>, rows: Range<usize>, cols: Range<usize>, block: &mut [f32],
+    /// Words of two rows; a second row without values counts as zeros.
+    fn pair_rows<T: Element>(first: &[T], second: &[T], out: &mut [u32]) = pair_rows_body;
+}
+
+#[inline(always)]
+fn pair_rows_body<T: Element>(first: &[T], second: &[T], out: &mut [u32]) {
+    let out = &mut out[..first.len()];
+    if second.len() == first.len() {
+        for ((out, first), second) in out.iter_mut().zip(first).zip(second) {
+            *out = T::pair(*first, *second);
+        }
+    } else {
+        out.iter_mut().zip(first).for_each(|(out, first)| *out = T::pair(*first, T::zeroed()));
+    }
+}
+
+multiversion! {
+    /// Writes the given rows and columns of the im2col matrix of `x` to `block`, rows [`PITCH`] words apart; the last
+    /// word of a row is filled up with 0.
+    fn gather<T: Element>(
+        windows: &Windows, x: &[T], norm: Option<&Norm<'_>>, rows: Range<usize>, cols: Range<usize>, block: &mut [T],
     ) = gather_body;
 }
 
 #[inline(always)]
-fn gather_body(
+fn gather_body<T: Element>(
     windows: &Windows,
-    x: &[f32],
+    x: &[T],
     norm: Option<&Norm<'_>>,
     rows: Range<usize>,
     cols: Range<usize>,
-    block: &mut [f32],
+    block: &mut [T],
 ) {
-    assert!(cols.len() <= BLOCK && cols.end <= windows.cols(), "columns {cols:?} of {windows:?}");
+    let pitch = PITCH * T::PER_WORD;
+    assert!(cols.len() <= BLOCK * T::PER_WORD && cols.end <= windows.cols(), "columns {cols:?} of {windows:?}");
     let w = windows;
+    if !cols.len().is_multiple_of(T::PER_WORD) {
+        block.chunks_mut(pitch).take(rows.len()).for_each(|row| row[cols.len()] = T::zeroed());
+    }
     if w.is_matrix() && norm.is_none() {
-        for (row, out) in rows.zip(block.chunks_mut(PITCH)) {
+        for (row, out) in rows.zip(block.chunks_mut(pitch)) {
             let at = row * w.pixel + w.channel;
             copy(&x[at + cols.start..at + cols.end], out);
         }
@@ -105,7 +193,7 @@ fn gather_body(
     let per_image = w.rows_per_image();
     let (mut image, pixel) = (rows.start / per_image, rows.start % per_image);
     let (mut y, mut x_out) = (pixel / w.out[1], pixel % w.out[1]);
-    for out in block.chunks_mut(PITCH).take(rows.len()) {
+    for out in block.chunks_mut(pitch).take(rows.len()) {
         let top = (y * w.stride) as isize + w.origin[0];
         let left = (x_out * w.stride) as isize + w.origin[1];
         let pixels = &x[image * w.size[0] * w.size[1] * w.pixel..][..w.size[0] * w.size[1] * w.pixel];
@@ -134,7 +222,14 @@ fn gather_body(
 /// One row where all channels are read: the taps of a kernel row lie one after the other in memory, so what is inside
 /// the image is one piece.
 #[inline(always)]
-fn whole_pixels(w: &Windows, pixels: &[f32], top: isize, left: isize, cols: &Range<usize>, out: &mut [f32]) {
+fn whole_pixels<T: Element>(
+    w: &Windows,
+    pixels: &[T],
+    top: isize,
+    left: isize,
+    cols: &Range<usize>,
+    out: &mut [T],
+) {
     let run = w.kernel[1] * w.channels;
     let (height, width) = (w.size[0] as isize, w.size[1] as isize);
     // Taps of a run that lie inside the image, in values.
@@ -167,13 +262,13 @@ fn whole_pixels(w: &Windows, pixels: &[f32], top: isize, left: isize, cols: &Ran
 
 /// One row, calling `piece(offset in the image, channel, destination)` for every part of a tap inside the image.
 #[inline(always)]
-fn tap_by_tap(
+fn tap_by_tap<T: Element>(
     w: &Windows,
     top: isize,
     left: isize,
     cols: &Range<usize>,
-    out: &mut [f32],
-    mut piece: impl FnMut(usize, usize, &mut [f32]),
+    out: &mut [T],
+    mut piece: impl FnMut(usize, usize, &mut [T]),
 ) {
     let mut col = cols.start;
     let (mut tap, mut from) = (col / w.channels, col % w.channels);
@@ -195,7 +290,7 @@ fn tap_by_tap(
 
 /// `memcpy` for pieces of tens to hundreds of values, where the call would cost as much as the copy.
 #[inline(always)]
-fn copy(from: &[f32], out: &mut [f32]) {
+fn copy<T: Element>(from: &[T], out: &mut [T]) {
     const V: usize = 16;
     let n = from.len();
     let out = &mut out[..n];
@@ -214,27 +309,27 @@ fn copy(from: &[f32], out: &mut [f32]) {
     }
 }
 
-/// `fill(0.0)`, without a call where there is nothing to fill.
+/// Zeros, without a call where there is nothing to fill.
 #[inline(always)]
-fn zero(out: &mut [f32]) {
+fn zero<T: Element>(out: &mut [T]) {
     if !out.is_empty() {
-        out.fill(0.0);
+        out.fill(T::zeroed());
     }
 }
 
 /// `x · scale + shift`, then ReLU if asked.
 #[inline(always)]
-pub(crate) fn normalise(from: &[f32], scale: &[f32], shift: &[f32], relu: bool, out: &mut [f32]) {
+pub(crate) fn normalise<T: Element, O: Element>(from: &[T], scale: &[f32], shift: &[f32], relu: bool, out: &mut [O]) {
     let values = from.iter().zip(scale).zip(shift);
     if relu {
         for (out, ((x, scale), shift)) in out.iter_mut().zip(values) {
-            let value = x * scale + shift;
+            let value = x.widen() * scale + shift;
             // Not `max`: a NaN has to stay visible.
-            *out = if value < 0.0 { 0.0 } else { value };
+            *out = O::narrow(if value < 0.0 { 0.0 } else { value });
         }
     } else {
         for (out, ((x, scale), shift)) in out.iter_mut().zip(values) {
-            *out = x * scale + shift;
+            *out = O::narrow(x.widen() * scale + shift);
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use bytemuck::Pod;
+
 use super::AlignedBuffer;
 
 /// Buffers of one task.
@@ -11,6 +13,8 @@ pub(crate) struct Workspace {
     pub(crate) a: AlignedBuffer,
     /// Gathered rows of B.
     pub(crate) b: AlignedBuffer,
+    /// Rows on the way into words.
+    pub(crate) rows_of_words: AlignedBuffer,
     /// Offsets of rows in C.
     pub(crate) rows: Vec<usize>,
     /// Those of `rows` that exist.
@@ -34,7 +38,7 @@ pub(crate) fn with_workspace<R>(task: impl FnOnce(&mut Workspace) -> R) -> R {
 
 /// Runs `operation` with `len` values kept by the calling thread, for what the tasks of one operation share; their
 /// content is not specified.
-pub(crate) fn with_shared<R>(len: usize, operation: impl FnOnce(&mut [f32]) -> R) -> R {
+pub(crate) fn with_shared<T: Pod, R>(len: usize, operation: impl FnOnce(&mut [T]) -> R) -> R {
     let mut buffer = CALLER.take();
     let result = operation(buffer.at_least(len));
     CALLER.set(buffer);
