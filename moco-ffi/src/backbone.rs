@@ -5,8 +5,9 @@
 use std::ffi::{CString, c_char};
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use moco_infer::{Backbone, Extractor, ExtractorOptions, Features};
+use moco_infer::{Backbone, Calibration, Extractor, ExtractorOptions, Features, Precision};
 
 use crate::boundary::{Options, Result, give, guard, optional_utf8, required, slice, texts, utf8, versioned};
 use crate::pixels::images;
@@ -27,14 +28,22 @@ pub struct moco_backbone_options {
     pub threads: u32,
     /// Images a thread takes at once; chosen by default. Does not change the features.
     pub batch: u32,
+    /// The file that `moco-infer calibrate` wrote for this backbone: the network runs in int8. NULL = f32.
+    pub calibration: *const c_char,
 }
 
-const _: () = assert!(size_of::<moco_backbone_options>() == 3 * size_of::<usize>() + 8, "no padding");
+const _: () = assert!(size_of::<moco_backbone_options>() == 4 * size_of::<usize>() + 8, "no padding");
 
 // SAFETY: repr(C), `struct_size` first, integers and nullable pointers only, no padding by the assertion above.
 unsafe impl Options for moco_backbone_options {
-    const ZERO: Self =
-        Self { struct_size: 0, taps: std::ptr::null(), ort_library: std::ptr::null(), threads: 0, batch: 0 };
+    const ZERO: Self = Self {
+        struct_size: 0,
+        taps: std::ptr::null(),
+        ort_library: std::ptr::null(),
+        threads: 0,
+        batch: 0,
+        calibration: std::ptr::null(),
+    };
 }
 
 /// An encoded image (a JPEG or PNG file) in memory.
@@ -102,12 +111,19 @@ pub unsafe extern "C" fn moco_backbone_open(
         let taps = unsafe { optional_utf8(options.taps, "options->taps")? };
         // SAFETY: as above.
         let library = unsafe { optional_utf8(options.ort_library, "options->ort_library")? };
+        // SAFETY: as above.
+        let calibration = unsafe { optional_utf8(options.calibration, "options->calibration")? };
+        let precision = match calibration {
+            Some(path) => Precision::Int8(Arc::new(Calibration::read(Path::new(path))?)),
+            None => Precision::F32,
+        };
         let split = |list: &str| list.split(',').map(|t| t.trim().to_owned()).collect();
         let options = ExtractorOptions {
             taps: taps.map_or_else(Vec::new, split),
             batch: options.batch as usize,
             threads: options.threads as usize,
             ort_library: library.map(PathBuf::from),
+            precision,
             ..ExtractorOptions::default()
         };
         give(out, open(Path::new(path), &options)?);

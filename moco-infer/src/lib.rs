@@ -20,6 +20,7 @@
 
 mod asynchronous;
 mod backbone;
+mod calibrate;
 mod error;
 mod extractor;
 mod files;
@@ -29,8 +30,10 @@ mod runtime;
 
 pub use asynchronous::AsyncExtractor;
 pub use backbone::Backbone;
+pub use calibrate::{Calibrated, CalibrationOptions, calibrate};
 pub use error::{Error, Result};
-pub use extractor::{Extractor, ExtractorOptions, Features};
+pub use extractor::{Extractor, ExtractorOptions, Features, Precision};
 pub use files::{FileFeatures, FileRow};
 pub use folder::image_files;
+pub use moco_models::calibration::{Accuracy, Calibration, TapAccuracy};
 pub use runtime::{LIBRARY_VARIABLES, runtime_info};

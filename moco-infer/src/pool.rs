@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use moco_image::{Image, Layout, PreprocessRule, Scratch, preprocess_with};
-use moco_models::onnx::{INPUT, InputSize, model_with_external_data};
+use moco_models::onnx::{ExternalModel, INPUT, WeightBits};
 use ort::session::Session;
 use ort::session::builder::PrepackedWeights;
 use ort::value::TensorRef;
@@ -25,33 +25,52 @@ pub(crate) struct Pool {
 /// A session with the buffers it needs.
 pub(crate) struct Worker {
     session: Session,
-    taps: Vec<String>,
+    outputs: Vec<String>,
     rule: Arc<PreprocessRule>,
     input: Vec<f32>, // [n, channels, height, width]
     scratch: Scratch,
 }
 
+/// What the sessions run.
+pub(crate) enum Model {
+    /// Over the weights in the backbone file.
+    External(ExternalModel),
+    /// With its weights inside.
+    SelfContained(Vec<u8>),
+}
+
 impl Pool {
-    pub(crate) fn new(backbone: &Backbone, taps: &[String], workers: usize, library: Option<&Path>) -> Result<Pool> {
+    /// Sessions of a model of `backbone` whose results are `outputs`.
+    pub(crate) fn new(
+        backbone: &Backbone,
+        model: Model,
+        outputs: &[String],
+        workers: usize,
+        library: Option<&Path>,
+    ) -> Result<Pool> {
         let environment = runtime::environment(library)?;
-        let names: Vec<&str> = taps.iter().map(String::as_str).collect();
-        let size = InputSize { batch: None, image: backbone.fixed_input_size() };
-        let model = model_with_external_data(backbone.file(), &names, size)?;
         // The runtime wants to own what it reads: one copy of the file, shared by all sessions.
-        let bytes: Arc<[u8]> = Arc::from(backbone.file().bytes());
+        let bytes: Arc<[u8]> = match &model {
+            Model::External(_) => Arc::from(backbone.file().bytes()),
+            Model::SelfContained(_) => Arc::from([]),
+        };
         let prepacked = PrepackedWeights::new();
         let rule = Arc::new(backbone.card().preprocess.clone());
         let (give_back, idle) = bounded(workers);
         for _ in 0..workers {
-            let session = Session::builder(&environment)?
+            let mut builder = Session::builder(&environment)?
                 .with_intra_threads(1)?
                 .with_intra_op_spinning(false)?
-                .with_prepacked_weights(&prepacked)?
-                .with_external_initializer_file_in_memory(&model.location, bytes.clone())?
-                .commit_from_memory(&model.model)?;
+                .with_prepacked_weights(&prepacked)?;
+            let session = match &model {
+                Model::External(ExternalModel { model, location }) => builder
+                    .with_external_initializer_file_in_memory(location, bytes.clone())?
+                    .commit_from_memory(model)?,
+                Model::SelfContained(model) => builder.commit_from_memory(model)?,
+            };
             let worker = Worker {
                 session,
-                taps: taps.to_vec(),
+                outputs: outputs.to_vec(),
                 rule: rule.clone(),
                 input: Vec::new(),
                 scratch: Scratch::default(),
@@ -80,7 +99,17 @@ impl Pool {
 
 impl Worker {
     /// Runs images that become inputs of one size, `(height, width)`.
-    pub(crate) fn run(&mut self, images: &[&Image], (height, width): (usize, usize)) -> Result<BatchFeatures> {
+    pub(crate) fn run(&mut self, images: &[&Image], size: (usize, usize)) -> Result<BatchFeatures> {
+        self.run_with(images, size, |_, outputs| outputs.iter().map(|values| values.to_vec()).collect())
+    }
+
+    /// As [`Worker::run`]; gives `take` the input and the results as they lie in the runtime.
+    pub(crate) fn run_with<T>(
+        &mut self,
+        images: &[&Image],
+        (height, width): (usize, usize),
+        take: impl FnOnce(&[f32], &[&[f32]]) -> T,
+    ) -> Result<T> {
         let channels = self.rule.channels;
         let len = channels * height * width;
         self.input.resize(images.len() * len, 0.0);
@@ -89,11 +118,21 @@ impl Worker {
         }
         let shape = [images.len(), channels, height, width];
         let input = TensorRef::from_array_view((shape, &self.input[..]))?;
-        let outputs = self.session.run(ort::inputs![INPUT => input])?;
-        let mut features = Vec::with_capacity(self.taps.len());
-        for tap in &self.taps {
-            features.push(outputs[tap.as_str()].try_extract_tensor::<f32>()?.1.to_vec());
+        let results = self.session.run(ort::inputs![INPUT => input])?;
+        let mut outputs = Vec::with_capacity(self.outputs.len());
+        for output in &self.outputs {
+            outputs.push(results[output.as_str()].try_extract_tensor::<f32>()?.1);
         }
-        Ok(features)
+        Ok(take(&self.input, &outputs))
     }
+}
+
+/// Bits that int8 weights may have here: x86 processors without VNNI add pairs of products of u8 and i8 in 16 bits,
+/// which saturate with 8-bit weights.
+pub(crate) fn weight_bits() -> WeightBits {
+    #[cfg(target_arch = "x86_64")]
+    if !is_x86_feature_detected!("avx512vnni") && !is_x86_feature_detected!("avxvnni") {
+        return WeightBits::Seven;
+    }
+    WeightBits::Eight
 }

@@ -6,6 +6,7 @@
 #![deny(missing_docs)]
 
 pub mod arch;
+pub mod calibration;
 pub mod card;
 mod error;
 pub mod export;

@@ -126,6 +126,7 @@ struct BackboneOptions {
   std::string ort_library;      ///< Empty = searched.
   std::uint32_t threads = 0;    ///< 0 = one a core.
   std::uint32_t batch = 0;      ///< 0 = chosen.
+  std::string calibration;      ///< File of `moco-infer calibrate`: int8. Empty = f32.
 };
 
 /// A backbone: turns images into features.
@@ -140,6 +141,7 @@ class Backbone {
     raw.ort_library = options.ort_library.empty() ? nullptr : options.ort_library.c_str();
     raw.threads = options.threads;
     raw.batch = options.batch;
+    raw.calibration = options.calibration.empty() ? nullptr : options.calibration.c_str();
     moco_backbone* backbone = nullptr;
     detail::check(moco_backbone_open(path.c_str(), &raw, &backbone));
     backbone_.reset(backbone);

@@ -10,7 +10,7 @@ use moco_image::Image;
 use moco_infer::{image_files, runtime_info};
 use serde_json::json;
 
-use super::Extraction;
+use super::{Arithmetic, Extraction, PrecisionName};
 
 /// Measures images per second and prints one JSON line.
 ///
@@ -20,6 +20,8 @@ use super::Extraction;
 pub struct Bench {
     #[command(flatten)]
     extraction: Extraction,
+    #[command(flatten)]
+    arithmetic: Arithmetic,
     /// Folder of images.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -36,10 +38,10 @@ impl Bench {
         if self.passes == 0 || self.images == 0 {
             bail!("--passes and --images must be at least 1");
         }
-        let extractor = self.extraction.extractor()?;
-        let (images, pass): (usize, Box<dyn Fn() -> Result<()>>) = match &self.data {
-            Some(folder) => {
-                let files = image_files(folder)?;
+        let files = self.data.as_deref().map(image_files).transpose()?;
+        let extractor = self.extraction.extractor(&self.arithmetic, files.as_deref().unwrap_or_default())?;
+        let (images, pass): (usize, Box<dyn Fn() -> Result<()>>) = match files {
+            Some(files) => {
                 let n = files.len();
                 let pass = move || {
                     let mut unreadable = Vec::new();
@@ -73,6 +75,7 @@ impl Bench {
         let best = seconds.iter().copied().fold(f64::INFINITY, f64::min);
         let result = json!({
             "images": images, "seconds": best, "img_per_s": images as f64 / best, "all_seconds": seconds,
+            "precision": if self.arithmetic.precision == PrecisionName::Int8 { "int8" } else { "f32" },
             "pipeline": if self.data.is_some() { "files" } else { "pixels" }, "runtime": runtime_info(),
         });
         println!("{result}");

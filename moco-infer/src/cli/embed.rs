@@ -11,8 +11,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use moco_infer::image_files;
 use moco_models::write_atomically;
 
-use super::Extraction;
 use super::spool::{Spool, write_npy, write_safetensors};
+use super::{Arithmetic, Extraction, PrecisionName};
 
 /// Writes the features of all images below DIR, and beside them the list of their files.
 ///
@@ -20,12 +20,16 @@ use super::spool::{Spool, write_npy, write_safetensors};
 /// are named with the reason in `<out>.skipped.txt` and have no row.
 ///
 /// Example: moco-infer embed photos --backbone run/backbone.safetensors --out feats.npy
+///
+/// Three times faster: add --precision int8 --calibration int8.json, after `moco-infer calibrate`.
 #[derive(Args)]
 pub struct Embed {
     /// Folder of .jpg, .jpeg and .png files, at any depth.
     dir: PathBuf,
     #[command(flatten)]
     extraction: Extraction,
+    #[command(flatten)]
+    arithmetic: Arithmetic,
     /// feats.npy (one tap, f32) or feats.safetensors (any number of taps, all held in memory).
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -47,7 +51,7 @@ impl Embed {
             }
         }
         let files = image_files(&self.dir)?;
-        let extractor = self.extraction.extractor()?;
+        let extractor = self.extraction.extractor(&self.arithmetic, &files)?;
         let mut spools: Vec<Spool> =
             extractor.taps().iter().map(|tap| Spool::new(tap, &self.out)).collect::<Result<_>>()?;
 
@@ -109,7 +113,10 @@ impl Embed {
             (true, Some(spool)) => write_npy(spool, &self.out)?,
             (_, last) => {
                 let hash = extractor.backbone().file().sha256();
-                let metadata = BTreeMap::from([("backbone_sha256".to_owned(), hash)]);
+                let mut metadata = BTreeMap::from([("backbone_sha256".to_owned(), hash)]);
+                if self.arithmetic.precision == PrecisionName::Int8 {
+                    metadata.insert("precision".to_owned(), "int8".to_owned());
+                }
                 spools.extend(last);
                 write_safetensors(spools, &metadata, &self.out)?;
             }

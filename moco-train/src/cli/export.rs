@@ -6,7 +6,8 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use moco_hub::open_on_terminal;
 use moco_models::export::{detectron2, torchvision};
-use moco_models::onnx::{self, ExportOptions, InputSize};
+use moco_models::calibration::Calibration;
+use moco_models::onnx::{self, ExportOptions, InputSize, Int8, WeightBits};
 
 use super::overrides::parse_size;
 
@@ -14,6 +15,7 @@ use super::overrides::parse_size;
 #[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  moco-train export backbone.safetensors --to onnx --out backbone.onnx --tap c5 --tap pooled\n  \
+    moco-train export backbone.safetensors --to onnx --out int8.onnx --calibration int8.json\n  \
     moco-train export backbone.safetensors --to detectron2 --out backbone.pkl\n  \
     moco-train export backbone.safetensors --to torchvision --out backbone.pth"
 )]
@@ -41,6 +43,14 @@ pub struct Args {
     /// onnx: height and width are decided by each call
     #[arg(long)]
     dynamic_size: bool,
+
+    /// onnx: write the network in int8 (QDQ), over the file that `moco-infer calibrate` wrote for this backbone
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
+
+    /// onnx in int8: bits of the weights; 7 for x86 processors without VNNI, whose 16-bit sums overflow with 8
+    #[arg(long, value_name = "BITS", requires = "calibration", default_value_t = 8, value_parser = clap::value_parser!(u8).range(7..=8))]
+    weight_bits: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,8 +65,9 @@ enum Format {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
-    if args.to != Format::Onnx && (!args.tap.is_empty() || args.size.is_some() || args.dynamic_size) {
-        bail!("--tap, --size and --dynamic-size belong to --to onnx; this format has no use for them");
+    let for_onnx = !args.tap.is_empty() || args.size.is_some() || args.dynamic_size || args.calibration.is_some();
+    if args.to != Format::Onnx && for_onnx {
+        bail!("--tap, --size, --dynamic-size and --calibration belong to --to onnx; this format has no use for them");
     }
     if args.out.exists() {
         bail!("{} exists already and is not overwritten: give another --out", args.out.display());
@@ -71,6 +82,14 @@ pub fn run(args: &Args) -> Result<()> {
                 None => file.card().preprocess.crop,
             };
             let size = InputSize { batch: None, image };
+            if let Some(path) = &args.calibration {
+                let taps: Vec<&str> = args.tap.iter().map(String::as_str).collect();
+                let weight_bits = if args.weight_bits == 7 { WeightBits::Seven } else { WeightBits::Eight };
+                let int8 = Int8 { calibration: &Calibration::read(path)?, weight_bits };
+                onnx::export_int8(&args.out, &file, &taps, size, &int8)?;
+                println!("written: {}", args.out.display());
+                return Ok(());
+            }
             let options = ExportOptions { taps: args.tap.clone(), size, card: Some(file.card().clone()) };
             onnx::export(&args.out, graph, &weights, &options)?;
         }

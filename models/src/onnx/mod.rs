@@ -2,8 +2,11 @@
 //! bytes of a safetensors file.
 //!
 //! The model mirrors the graph node by node: batch normalisation stays a node, and initialisers carry torchvision's
-//! names. Input `images` is [N, C, H, W] in f32; outputs are called as the taps.
+//! names. Input `images` is [N, C, H, W] in f32; outputs are called as the taps. [`int8_model`] writes the same network in
+//! 8 bits.
 
+mod fuse;
+mod int8;
 mod proto;
 mod writer;
 
@@ -11,6 +14,7 @@ use std::path::Path;
 
 use prost::Message;
 
+pub use self::int8::{Int8, WeightBits, grid};
 use self::proto::{ModelProto, StringStringEntryProto};
 use self::writer::Writer;
 use crate::card::Card;
@@ -48,9 +52,63 @@ pub struct ExternalModel {
 /// [`Error::Arch`] for an unknown tap, [`Error::Graph`] if the image size does not fit the network.
 pub fn model_with_external_data(file: &BackboneFile, taps: &[&str], size: InputSize) -> Result<ExternalModel> {
     let taps: Vec<&str> = if taps.is_empty() { card_taps(file.card()) } else { taps.to_vec() };
+    external_model(file, file.graph(), &taps, size)
+}
+
+/// The f32 model that calibration runs: its outputs are called as the nodes of [`observed_nodes`], the image (node
+/// `input`) excepted, which the caller has.
+///
+/// # Errors
+/// As [`observed_nodes`] and [`model_with_external_data`].
+pub fn observing_model(file: &BackboneFile, size: InputSize) -> Result<ExternalModel> {
+    let mut graph = file.graph().clone();
+    let names = observed_nodes(&graph)?;
+    let image = graph.node(graph.input()).name.clone();
+    for (index, node) in file.graph().nodes().iter().enumerate() {
+        if names.contains(&node.name) && node.name != image {
+            graph.add_tap(&node.name, crate::NodeId(index));
+        }
+    }
+    let outputs: Vec<&str> = names.iter().map(String::as_str).filter(|n| *n != image).collect();
+    external_model(file, &graph, &outputs, size)
+}
+
+/// Names of the nodes whose results are rounded in 8 bits, in the order of the network; the first is the image. A
+/// [`crate::calibration::Calibration`] has a range for each.
+///
+/// # Errors
+/// [`Error::Graph`] for a network that cannot run in 8 bits.
+pub fn observed_nodes(graph: &Graph) -> Result<Vec<String>> {
+    int8::ranged_nodes(graph)
+}
+
+/// The self-contained model of a backbone file in 8 bits, with the given taps as outputs in f32 (all taps of the card
+/// if none is given).
+///
+/// # Errors
+/// As [`model_with_external_data`]; [`Error::Mismatch`] if the calibration is that of another backbone.
+pub fn int8_model(file: &BackboneFile, taps: &[&str], size: InputSize, int8: &Int8<'_>) -> Result<Vec<u8>> {
+    int8.calibration.check(file)?;
+    let taps: Vec<&str> = if taps.is_empty() { card_taps(file.card()) } else { taps.to_vec() };
+    let mut writer = Writer::new(file.graph(), &taps, size)?;
+    check_inline_size(writer.graph())?;
+    int8::write(&mut writer, file.graph(), &file.weights()?, int8)?;
+    Ok(model(writer, Some(file.card()))?.encode_to_vec())
+}
+
+/// Writes [`int8_model`] to a file, atomically.
+///
+/// # Errors
+/// As [`int8_model`]; [`Error::Io`].
+pub fn export_int8(path: &Path, file: &BackboneFile, taps: &[&str], size: InputSize, int8: &Int8<'_>) -> Result<()> {
+    let bytes = int8_model(file, taps, size, int8)?;
+    write_atomically(path, |out| out.write_all(&bytes))
+}
+
+fn external_model(file: &BackboneFile, graph: &Graph, taps: &[&str], size: InputSize) -> Result<ExternalModel> {
     // The runtime matches this name only; no file of this name is ever opened.
     let location = "backbone.safetensors".to_owned();
-    let mut writer = Writer::new(file.graph(), &taps, size)?;
+    let mut writer = Writer::new(graph, taps, size)?;
     writer.write(|name, shape| {
         let lacking = || Error::Mismatch(format!("{}: has no tensor `{name}`", file.path().display()));
         let TensorInfo { dtype, .. } = file.tensors().info(name).ok_or_else(lacking)?;

@@ -109,6 +109,9 @@ pub(crate) struct TensorProto {
 pub(crate) enum DataType {
     Undefined = 0,
     Float = 1,
+    Uint8 = 2,
+    Int8 = 3,
+    Int32 = 6,
     Float16 = 10,
     Double = 11,
     Bfloat16 = 16,

@@ -57,24 +57,35 @@ impl<'a> Writer<'a> {
     /// Writes all nodes; `tensor` makes the initialiser of a name and shape.
     pub(super) fn write(&mut self, tensor: impl Fn(&str, &[usize]) -> Result<TensorProto>) -> Result<()> {
         for (index, node) in self.graph.nodes().to_vec().iter().enumerate() {
-            self.write_node(index, node, &tensor)?;
+            let inputs = node.inputs.iter().map(|i| self.value(i.0)).collect();
+            self.write_node(node, inputs, self.value(index), &tensor)?;
         }
         Ok(())
     }
 
-    fn write_node(
+    /// ONNX name of a node's result; that of the tap, if it has one.
+    pub(super) fn value(&self, node: usize) -> String {
+        self.values[node].clone()
+    }
+
+    /// The outputs.
+    pub(super) fn taps(&self) -> &[&'a str] {
+        &self.taps
+    }
+
+    /// Writes one node that reads `inputs` and makes `output`, in f32.
+    pub(super) fn write_node(
         &mut self,
-        index: usize,
         node: &Node,
+        mut inputs: Vec<String>,
+        output: String,
         tensor: &impl Fn(&str, &[usize]) -> Result<TensorProto>,
     ) -> Result<()> {
-        let mut inputs: Vec<String> = node.inputs.iter().map(|i| self.values[i.0].clone()).collect();
         let mut weight = |writer: &mut Self, suffix: &str, shape: &[usize]| -> Result<()> {
             let name = writer.initialise(tensor(&format!("{}.{suffix}", node.name), shape)?);
             inputs.push(name);
             Ok(())
         };
-        let output = self.values[index].clone();
         let (op_type, attributes) = match node.op {
             Op::Input { .. } => return Ok(()),
             Op::Conv2d { in_channels, out_channels, kernel, stride, padding, groups, bias } => {
@@ -119,7 +130,7 @@ impl<'a> Writer<'a> {
     fn initialise(&mut self, tensor: TensorProto) -> String {
         let name = tensor.name.clone().expect("initialisers are made with a name");
         let is_f32 = tensor.data_type == Some(DataType::Float as i32);
-        self.initialisers.push(tensor);
+        self.add(tensor);
         if is_f32 {
             return name;
         }
@@ -128,7 +139,20 @@ impl<'a> Writer<'a> {
         cast
     }
 
-    fn push(&mut self, op: &str, name: &str, input: Vec<String>, output: String, attribute: Vec<AttributeProto>) {
+    /// Adds an initialiser as it is.
+    pub(super) fn add(&mut self, tensor: TensorProto) {
+        self.initialisers.push(tensor);
+    }
+
+    /// Adds a node with one result.
+    pub(super) fn push(
+        &mut self,
+        op: &str,
+        name: &str,
+        input: Vec<String>,
+        output: String,
+        attribute: Vec<AttributeProto>,
+    ) {
         let (name, op_type) = (Some(name.into()), Some(op.into()));
         self.nodes.push(NodeProto { input, output: vec![output], name, op_type, attribute });
     }
@@ -203,7 +227,7 @@ pub(super) fn external_tensor(
     })
 }
 
-fn described(name: &str, shape: &[usize], data_type: DataType) -> TensorProto {
+pub(super) fn described(name: &str, shape: &[usize], data_type: DataType) -> TensorProto {
     let dims = shape.iter().map(|d| *d as i64).collect();
     TensorProto { dims, data_type: Some(data_type as i32), name: Some(name.into()), ..Default::default() }
 }
@@ -214,15 +238,15 @@ fn value_info(name: &str, dimensions: Vec<Dimension>) -> ValueInfoProto {
     ValueInfoProto { name: Some(name.into()), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
 }
 
-fn window(kernel: usize, stride: usize, padding: usize) -> Vec<AttributeProto> {
+pub(super) fn window(kernel: usize, stride: usize, padding: usize) -> Vec<AttributeProto> {
     vec![ints("kernel_shape", &[kernel; 2]), ints("strides", &[stride; 2]), ints("pads", &[padding; 4])]
 }
 
-fn int(name: &str, value: usize) -> AttributeProto {
+pub(super) fn int(name: &str, value: usize) -> AttributeProto {
     attribute(name, AttributeType::Int, AttributeProto { i: Some(value as i64), ..Default::default() })
 }
 
-fn ints(name: &str, values: &[usize]) -> AttributeProto {
+pub(super) fn ints(name: &str, values: &[usize]) -> AttributeProto {
     let ints = values.iter().map(|v| *v as i64).collect();
     attribute(name, AttributeType::Ints, AttributeProto { ints, ..Default::default() })
 }
