@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use moco_hub::open_on_terminal;
-use moco_models::export::{detectron2, torchvision};
 use moco_models::calibration::Calibration;
+use moco_models::export::{detectron2, torchvision};
 use moco_models::onnx::{self, ExportOptions, InputSize, Int8, WeightBits};
 
 use super::overrides::parse_size;

@@ -185,4 +185,6 @@ fn model(writer: Writer<'_>, card: Option<&Card>) -> Result<ModelProto> {
 }
 
 #[cfg(test)]
+mod int8_tests;
+#[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ fn exported(spec: &ArchSpec, options: &ExportOptions) -> Result<ModelProto> {
     Ok(ModelProto::decode(&std::fs::read(path).unwrap()[..]).unwrap())
 }
 
-fn dimensions(value: &ValueInfoProto) -> Vec<String> {
+pub(super) fn dimensions(value: &ValueInfoProto) -> Vec<String> {
     let shape = value.r#type.as_ref().unwrap().tensor_type.as_ref().unwrap().shape.as_ref().unwrap();
     let text = |d: &Dimension| match d {
         Dimension::Value(n) => n.to_string(),
@@ -30,7 +30,7 @@ fn dimensions(value: &ValueInfoProto) -> Vec<String> {
 }
 
 /// Every input is made before it is read, every result once.
-fn assert_well_formed(model: &ModelProto) {
+pub(super) fn assert_well_formed(model: &ModelProto) {
     let graph = model.graph.as_ref().unwrap();
     let mut known: HashSet<String> = graph.input.iter().map(|v| v.name.clone().unwrap()).collect();
     for tensor in &graph.initializer {
