@@ -8,6 +8,8 @@ mod conv;
 mod driver;
 #[cfg(feature = "cuda-emulation")]
 mod emulated;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod kernels;
 mod memory;
 mod norm;
@@ -15,5 +17,7 @@ mod norm;
 pub use driver::{Convolution, Driver, Pass};
 #[cfg(feature = "cuda-emulation")]
 pub use emulated::{Emulated, EmulatedMemory};
+#[cfg(feature = "cuda")]
+pub use gpu::{Gpu, GpuMemory, Graph};
 pub use kernels::CudaKernels;
 pub use memory::{Bf16, DeviceView, Memory, Value};
