@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::arguments::*;
 use super::driver::{Convolution, Driver, Pass, flat, launch};
 use super::kernels::{CudaKernels, TILE};
-use super::memory::{DeviceView, Memory, Value};
+use super::memory::{ALIGN, DeviceView, Memory, Value};
 use crate::Result;
 use crate::kernels::conv::ConvShape;
 use crate::kernels::{ConvInput, Offsets};
@@ -20,8 +20,6 @@ const CHANNELS: usize = 8;
 const SPLIT_PIXELS: usize = 1024;
 /// Most bytes for the splits of a weight gradient.
 const SPLIT_BYTES: usize = 64 << 20;
-/// Alignment of what shares an allocation.
-const ALIGN: usize = 256;
 
 /// Weights as convolutions read them.
 pub(super) struct Weights<D: Driver> {

@@ -17,6 +17,8 @@ pub(super) const ACCESS: usize = 16;
 
 /// A device, or its emulation. Work runs in the order in which it is asked for, and may run behind the caller's back.
 ///
+/// Nothing outside the engine can name this trait: its methods trust the addresses they are given.
+///
 /// Launches and copies do not report errors; what went wrong is kept until [`Driver::wait`] or a download.
 pub trait Driver: Send + Sync + 'static {
     /// Memory of the device.
@@ -49,6 +51,8 @@ pub trait Driver: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Device`] for what went wrong until here.
     fn wait(&self) -> Result<()>;
+    /// Keeps a failure of the caller for who waits next.
+    fn fail(&self, error: &crate::Error);
     /// Multiprocessors, to size grids.
     fn multiprocessors(&self) -> usize;
     /// What a message calls the device.

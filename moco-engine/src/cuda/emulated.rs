@@ -87,7 +87,7 @@ impl Emulated {
         self.descending.fetch_xor(true, Ordering::Relaxed);
     }
 
-    fn fail(&self, what: String) {
+    fn remember(&self, what: String) {
         self.failure.lock().expect("no holder of the lock panics").get_or_insert(what);
     }
 }
@@ -148,7 +148,7 @@ impl Driver for Emulated {
             (!wrong.is_null()).then(|| CStr::from_ptr(wrong).to_string_lossy().into_owned())
         };
         if let Some(wrong) = wrong {
-            self.fail(format!("{}: {wrong}", KERNELS[index / 2].name));
+            self.remember(format!("{}: {wrong}", KERNELS[index / 2].name));
         }
     }
 
@@ -183,6 +183,10 @@ impl Driver for Emulated {
             Some(what) => Err(Error::Device(what)),
             None => Ok(()),
         }
+    }
+
+    fn fail(&self, error: &Error) {
+        self.remember(error.to_string());
     }
 
     fn multiprocessors(&self) -> usize {

@@ -14,6 +14,9 @@ pub trait Value: Send + Sync + 'static {
     const BF16: bool;
 }
 
+/// Alignment of what shares an allocation.
+pub(super) const ALIGN: usize = 256;
+
 impl Value for f32 {
     const BYTES: usize = 4;
     const BF16: bool = false;
@@ -80,6 +83,36 @@ impl<D: Driver> Memory<D> {
 impl<D: Driver> Drop for Memory<D> {
     fn drop(&mut self) {
         self.driver.free(&mut self.allocation);
+    }
+}
+
+/// Scratch that grows to what is asked of it.
+pub(super) struct Rows<D: Driver>(Option<Memory<D>>);
+
+impl<D: Driver> Default for Rows<D> {
+    fn default() -> Rows<D> {
+        Rows(None)
+    }
+}
+
+impl<D: Driver> Rows<D> {
+    /// Address of at least `bytes` bytes; what they held is lost.
+    pub(super) fn at_least(&mut self, driver: &Arc<D>, bytes: usize) -> Result<u64> {
+        match &self.0 {
+            Some(memory) if memory.bytes() >= bytes => Ok(memory.address()),
+            _ => Ok(self.0.insert(Memory::zeroed(driver, bytes)?).address()),
+        }
+    }
+
+    /// Addresses of parts of these lengths in bytes, aligned.
+    pub(super) fn parts<const N: usize>(&mut self, driver: &Arc<D>, bytes: [usize; N]) -> Result<[u64; N]> {
+        let lens = bytes.map(|bytes| bytes.next_multiple_of(ALIGN));
+        let mut next = self.at_least(driver, lens.iter().sum())?;
+        Ok(lens.map(|len| {
+            let at = next;
+            next += len as u64;
+            at
+        }))
     }
 }
 

@@ -290,17 +290,27 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 fn check(inputs: &InfoNceInputs<'_>) -> Result<(usize, usize)> {
-    let InfoNceInputs { query, key, queue, dim, temperature, same_image } = *inputs;
-    if dim == 0 || query.is_empty() {
-        return Err(Error::Config(format!("InfoNCE needs queries; got {} values in rows of {dim}", query.len())));
+    let lens = [inputs.query.len(), inputs.key.len(), inputs.queue.len()];
+    check_contrast(lens, inputs.dim, inputs.temperature, inputs.same_image.as_ref())
+}
+
+/// Numbers of queries and of negatives, from the lengths of queries, keys and queue.
+pub(crate) fn check_contrast(
+    [query, key, queue]: [usize; 3],
+    dim: usize,
+    temperature: f32,
+    same_image: Option<&SameImage<'_>>,
+) -> Result<(usize, usize)> {
+    if dim == 0 || query == 0 {
+        return Err(Error::Config(format!("InfoNCE needs queries; got {query} values in rows of {dim}")));
     }
     if !(temperature > 0.0 && temperature.is_finite()) {
         return Err(Error::Config(format!("the temperature of InfoNCE is {temperature}; it must be above 0")));
     }
-    let (n, negatives) = (query.len() / dim, queue.len() / dim);
-    Error::check_len("queries", n * dim, query.len())?;
-    Error::check_len("keys", n * dim, key.len())?;
-    Error::check_len("queue", negatives * dim, queue.len())?;
+    let (n, negatives) = (query / dim, queue / dim);
+    Error::check_len("queries", n * dim, query)?;
+    Error::check_len("keys", n * dim, key)?;
+    Error::check_len("queue", negatives * dim, queue)?;
     if let Some(same) = same_image {
         Error::check_len("images of the queries", n, same.query.len())?;
         Error::check_len("images of the queue", negatives, same.queue.len())?;

@@ -8,6 +8,8 @@ mod normalise;
 mod rows;
 mod update;
 
+#[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+pub(crate) use info_nce::check_contrast;
 pub use info_nce::{InfoNce, InfoNceInputs, InfoNceWorkspace, SameImage, info_nce, info_nce_logits};
 pub use normalise::{l2_normalise, l2_normalise_backward};
 pub use rows::{enqueue, gather_rows, scatter_rows};

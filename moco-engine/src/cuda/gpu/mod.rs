@@ -258,6 +258,10 @@ impl Driver for Gpu {
         }
     }
 
+    fn fail(&self, error: &Error) {
+        self.check("its memory", Err::<(), _>(error));
+    }
+
     fn multiprocessors(&self) -> usize {
         self.multiprocessors
     }
