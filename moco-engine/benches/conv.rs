@@ -32,7 +32,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     pool.install(|| {
         let peak = fma_peak() * threads as f64;
         let pairs = bf16_peak() * threads as f64;
-        println!("{name} at {size}, batch {batch}, {threads} thread(s); peak in f32 {peak:.0} GFLOP/s, bf16 {pairs:.0}");
+        println!(
+            "{name} at {size}, batch {batch}, {threads} thread(s); peak in f32 {peak:.0} GFLOP/s, bf16 {pairs:.0}"
+        );
         println!("{:>38} {:>7}  {:>13} {:>13} {:>13}  pack", "layer (times)", "GFLOP", "forward", "dgrad", "wgrad");
         let mut total = [0.0; 4];
         for (i, (s, times)) in layers.iter().enumerate() {

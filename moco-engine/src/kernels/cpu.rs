@@ -130,9 +130,9 @@ impl<T: Element> Kernels for CpuKernels<T> {
     }
 
     fn load(&mut self, from: &[f32], to: &mut [T], accumulate: bool) {
-        to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE)).for_each(|(to, from)| {
-            if accumulate { add_values(from, to) } else { narrow_values(from, to) }
-        });
+        to.par_chunks_mut(PIECE)
+            .zip(from.par_chunks(PIECE))
+            .for_each(|(to, from)| if accumulate { add_values(from, to) } else { narrow_values(from, to) });
     }
 
     fn store(&mut self, from: &[T], to: &mut [f32]) {
@@ -323,14 +323,7 @@ impl<T: Element> Kernels for CpuKernels<T> {
         linear::forward(shape, x, params, at, relu, y);
     }
 
-    fn linear_backward_params(
-        &mut self,
-        shape: &LinearShape,
-        x: &[T],
-        dy: &[T],
-        at: Offsets,
-        gradients: &mut [f32],
-    ) {
+    fn linear_backward_params(&mut self, shape: &LinearShape, x: &[T], dy: &[T], at: Offsets, gradients: &mut [f32]) {
         linear::backward_params(shape, x, dy, at, gradients);
     }
 

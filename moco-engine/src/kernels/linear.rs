@@ -8,14 +8,7 @@ use super::rows::clamp;
 use super::{LinearShape, Offsets};
 
 /// `y = act(x Wᵀ + b)`.
-pub(super) fn forward<T: Element>(
-    shape: &LinearShape,
-    x: &[T],
-    params: &[f32],
-    at: Offsets,
-    relu: bool,
-    y: &mut [T],
-) {
+pub(super) fn forward<T: Element>(shape: &LinearShape, x: &[T], params: &[f32], at: Offsets, relu: bool, y: &mut [T]) {
     let weight = &params[at.weight..][..shape.inputs * shape.outputs];
     gemm(Gemm::new(shape.n, shape.outputs, shape.inputs).b_transposed(), x, weight, y);
     let bias = at.bias.map(|bias| &params[bias..][..shape.outputs]);
@@ -31,13 +24,7 @@ pub(super) fn forward<T: Element>(
 }
 
 /// `dW = dyᵀ x` and `db = Σ dy`.
-pub(super) fn backward_params<T: Element>(
-    shape: &LinearShape,
-    x: &[T],
-    dy: &[T],
-    at: Offsets,
-    gradients: &mut [f32],
-) {
+pub(super) fn backward_params<T: Element>(shape: &LinearShape, x: &[T], dy: &[T], at: Offsets, gradients: &mut [f32]) {
     let weight = &mut gradients[at.weight..][..shape.inputs * shape.outputs];
     gemm(Gemm::new(shape.outputs, shape.inputs, shape.n).a_transposed(), dy, x, weight);
     if let Some(bias) = at.bias {

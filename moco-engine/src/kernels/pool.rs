@@ -50,13 +50,7 @@ fn max_pool_row<T: Element>(
 }
 
 /// Gradient of [`max_pool`]'s input: each value collects from the windows in which it was the largest.
-pub(super) fn max_pool_backward<T: Element>(
-    shape: &PoolShape,
-    dy: &[T],
-    index: &[u8],
-    dx: &mut [T],
-    accumulate: bool,
-) {
+pub(super) fn max_pool_backward<T: Element>(shape: &PoolShape, dy: &[T], index: &[u8], dx: &mut [T], accumulate: bool) {
     let [height, width] = shape.input;
     let c = shape.channels;
     dx.par_chunks_mut(width * c).enumerate().for_each(|(r, dx)| {

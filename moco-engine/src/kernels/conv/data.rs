@@ -86,13 +86,7 @@ pub(super) fn forward<T: Element>(
     });
 }
 
-pub(super) fn backward_data<T: Element>(
-    s: &ConvShape,
-    dy: &[T],
-    weights: &Packed<T>,
-    dx: &mut [T],
-    accumulate: bool,
-) {
+pub(super) fn backward_data<T: Element>(s: &ConvShape, dy: &[T], weights: &Packed<T>, dx: &mut [T], accumulate: bool) {
     let level = weights.level();
     let bundles = bundles_of(level, s);
     let reached = |phase: &[super::geometry::Phase; 2]| phase.iter().all(|p| p.taps > 0);

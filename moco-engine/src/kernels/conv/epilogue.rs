@@ -100,7 +100,13 @@ fn sum_rows_body<T: Element>(y: SharedOut<T>, offsets: &[usize], column: usize, 
 
 #[inline(always)]
 #[expect(unsafe_code, reason = "tasks share the output")]
-fn sum_rows_of<T: Element, const N: usize>(y: SharedOut<T>, offsets: &[usize], column: usize, sums: &mut [f32], squares: &mut [f32]) {
+fn sum_rows_of<T: Element, const N: usize>(
+    y: SharedOut<T>,
+    offsets: &[usize],
+    column: usize,
+    sums: &mut [f32],
+    squares: &mut [f32],
+) {
     // Even and odd rows apart: additions of one row need not wait for those of the row before.
     let mut sum = [[0.0; N]; 2];
     let mut square = [[0.0; N]; 2];

@@ -34,9 +34,13 @@ pub(super) unsafe fn rows<T: Element>(
         unsafe {
             match (level.isa(), some) {
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512 | Isa::Avx512Bf16, 8) => avx512::rows::<T, 8>(piece, row, weights, step, out, offsets, accumulate),
+                (Isa::Avx512 | Isa::Avx512Bf16, 8) => {
+                    avx512::rows::<T, 8>(piece, row, weights, step, out, offsets, accumulate)
+                }
                 #[cfg(target_arch = "x86_64")]
-                (Isa::Avx512 | Isa::Avx512Bf16, _) => avx512::rows::<T, 1>(piece, row, weights, step, out, offsets, accumulate),
+                (Isa::Avx512 | Isa::Avx512Bf16, _) => {
+                    avx512::rows::<T, 1>(piece, row, weights, step, out, offsets, accumulate)
+                }
                 #[cfg(target_arch = "x86_64")]
                 (Isa::Avx2, 8) => {
                     avx2::rows::<T, 4>(piece, row, weights, step, out, offsets, accumulate);

@@ -15,6 +15,7 @@ mod grouped_simd;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod transpose;
 mod weight_gradient;
 mod weights;
 mod winograd;
@@ -69,13 +70,7 @@ pub fn forward<T: Element>(
 ///
 /// # Panics
 /// If a slice is not exactly as long as `shape` says, or `weights` were packed for another layer or pass.
-pub fn backward_data<T: Element>(
-    shape: &ConvShape,
-    dy: &[T],
-    weights: &Packed<T>,
-    dx: &mut [T],
-    accumulate: bool,
-) {
+pub fn backward_data<T: Element>(shape: &ConvShape, dy: &[T], weights: &Packed<T>, dx: &mut [T], accumulate: bool) {
     assert_lengths(shape, dx.len(), dy.len());
     data::backward_data(shape, dy, weights, dx, accumulate);
 }
@@ -84,13 +79,7 @@ pub fn backward_data<T: Element>(
 ///
 /// # Panics
 /// If a slice is not exactly as long as `shape` says.
-pub fn backward_weights<T: Element>(
-    shape: &ConvShape,
-    x: &[T],
-    dy: &[T],
-    dw: &mut [f32],
-    norm: Option<&InputNorm>,
-) {
+pub fn backward_weights<T: Element>(shape: &ConvShape, x: &[T], dy: &[T], dw: &mut [f32], norm: Option<&InputNorm>) {
     backward_weights_at(Level::detect(), shape, x, dy, dw, norm);
 }
 

@@ -115,8 +115,7 @@ fn check_stored_as<T: Element>(level: Level, s: &ConvShape) {
     let terms = s.c_out / s.groups * s.kernel * s.kernel;
     for accumulate in [false, true] {
         let start = stored::<T>(s.x_len(), 8);
-        let mut want: Vec<f64> =
-            start.iter().map(|v| if accumulate { f64::from(v.widen()) } else { 0.0 }).collect();
+        let mut want: Vec<f64> = start.iter().map(|v| if accumulate { f64::from(v.widen()) } else { 0.0 }).collect();
         each_product(s, |yi, xi, wi| want[xi] += f64::from(dy[yi].widen()) * f64::from(w[wi]));
         let mut dx = if accumulate { start } else { vec![T::narrow(f32::NAN); s.x_len()] };
         backward_data(s, &dy, &backward_weights, &mut dx, accumulate);

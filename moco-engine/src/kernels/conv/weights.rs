@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::geometry::{Bundles, Phase, phases};
 use super::grouped;
 use super::shape::ConvShape;
+use super::transpose::{SIDE, Tile, transpose};
 use super::winograd::{self, POSITIONS, transform_kernel};
 use crate::kernels::element::Element;
 use crate::kernels::gemm::AlignedBuffer;
@@ -56,7 +57,9 @@ impl<T: Element> Packed<T> {
         let bundles = bundles_of(level, shape);
         let matrices = matrices(shape);
         bundles.count
-            * parts(shape, pass).map(|taps| matrices * panels::<T>(shape, level, &bundles, pass, taps).len()).sum::<usize>()
+            * parts(shape, pass)
+                .map(|taps| matrices * panels::<T>(shape, level, &bundles, pass, taps).len())
+                .sum::<usize>()
     }
 
     /// Replaces the content by `weight` `[c_out, c_in / groups, kernel, kernel]` of this layer.
@@ -188,36 +191,44 @@ fn pack_panel<T: Element>(level: Level, place: &Place, weight: &[f32], out: &mut
             let tap = (first_tap + i).min(rows * columns - 1);
             position(&taps[0], tap / columns) * shape.kernel + position(&taps[1], tap % columns)
         });
-        for first_channel in (0..channels).step_by(CHANNELS) {
-            let some = CHANNELS.min(channels - first_channel);
-            let (majors, minors) = if pass == Pass::Forward { (cols, some) } else { (some, cols) };
-            for major in 0..majors {
-                let (o, i, at, step) = match pass {
-                    Pass::Forward => (first + major, first_channel, major, width),
-                    Pass::BackwardData => (first_channel + major, first, major * width, 1),
-                };
-                let block = &mut block[at..];
-                if bundles.c_in == bundles.group_in && !(all_groups && pass == Pass::BackwardData) {
-                    let kernels = &weight[((bundle * bundles.c_out + o) * bundles.c_in + i) * area..][..minors * area];
-                    match count {
-                        1 => scatter::<1>(kernels, area, &positions, step, block),
-                        TAPS => scatter::<TAPS>(kernels, area, &positions, step, block),
-                        _ => (0..count).for_each(|tap| {
-                            scatter::<1>(kernels, area, &positions[tap..], step, &mut block[tap * CHANNELS * LANES..]);
-                        }),
-                    }
-                    continue;
+        // A single tap leaves room for more channels.
+        let at_once = if rows * columns == 1 { TAPS * CHANNELS } else { CHANNELS };
+        for first_channel in (0..channels).step_by(at_once) {
+            let some = at_once.min(channels - first_channel);
+            let dense = bundles.c_in == bundles.group_in && !all_groups && (area == 1 || area == TAPS);
+            // All kernels that lead to an output channel, from some input channel on.
+            let kernels = |o: usize, i: usize| {
+                let o = bundle * bundles.c_out + o;
+                &weight[(o * bundles.c_in + i) * area..(o + 1) * bundles.c_in * area]
+            };
+            match pass {
+                Pass::Forward if dense => {
+                    let row = |o: usize| &kernels(first + o, first_channel)[..some * area];
+                    turn(level, row, cols, some * area, area, width, &mut block);
                 }
-                for minor in 0..minors {
-                    let index = if all_groups {
-                        let (group, i) = ((i + minor) / bundles.group_in, (i + minor) % bundles.group_in);
-                        Some((group * bundles.group_out + o) * bundles.group_in + i)
-                    } else {
-                        bundles.kernel_index(bundle, o, i + minor)
-                    };
-                    let kernel = index.map(|index| &weight[index * area..][..area]);
-                    for (tap, &position) in positions[..count].iter().enumerate() {
-                        block[tap * CHANNELS * LANES + minor * step] = kernel.map_or(0.0, |kernel| kernel[position]);
+                Pass::BackwardData if dense => {
+                    for o in 0..some {
+                        let kernels = &kernels(first_channel + o, first)[..cols * area];
+                        spread(level, kernels, area, &positions[..count], &mut block[o * width..]);
+                    }
+                }
+                _ => {
+                    for (channel, lane) in (0..some).flat_map(|channel| (0..cols).map(move |lane| (channel, lane))) {
+                        let (o, i) = match pass {
+                            Pass::Forward => (first + lane, first_channel + channel),
+                            Pass::BackwardData => (first_channel + channel, first + lane),
+                        };
+                        let index = if all_groups && pass == Pass::BackwardData {
+                            let (group, i) = (i / bundles.group_in, i % bundles.group_in);
+                            Some((group * bundles.group_out + o) * bundles.group_in + i)
+                        } else {
+                            bundles.kernel_index(bundle, o, i)
+                        };
+                        let kernel = index.map(|index| &weight[index * area..][..area]);
+                        for (tap, &position) in positions[..count].iter().enumerate() {
+                            let at = tap * CHANNELS * LANES + channel * width + lane;
+                            block[at] = kernel.map_or(0.0, |kernel| kernel[position]);
+                        }
                     }
                 }
             }
@@ -226,9 +237,9 @@ fn pack_panel<T: Element>(level: Level, place: &Place, weight: &[f32], out: &mut
                 transform_block::<T>(level, &block, some, width, words * width, &mut out[row * width..]);
                 continue;
             }
-            for (tap, block) in block.chunks_exact(CHANNELS * LANES).take(count).enumerate() {
+            for tap in 0..count {
                 let row = (first_tap + tap) * channels + first_channel;
-                write_rows::<T>(&block[..some * width], row, width, out);
+                write_rows::<T>(&block[tap * CHANNELS * LANES..][..some * width], row, width, out);
             }
         }
     }
@@ -306,17 +317,70 @@ fn transformed(block: &[f32], at: usize) -> [[f32; 8]; POSITIONS] {
     transform_kernel(&taps)
 }
 
-/// Distributes neighbouring kernels: each kernel's tap `positions[t]` goes to row t of the block.
+/// The forward pass: `row(o)` `[channel, position]` of every output channel goes to lane o of block rows
+/// `[position, channel]`.
 #[inline]
-fn scatter<const T: usize>(kernels: &[f32], area: usize, positions: &[usize], step: usize, block: &mut [f32]) {
-    let positions: &[usize; T] = positions.first_chunk().expect("T positions");
-    if area == 1 && step == 1 {
+fn turn<'a>(
+    level: Level,
+    row: impl Fn(usize) -> &'a [f32],
+    cols: usize,
+    len: usize,
+    area: usize,
+    width: usize,
+    block: &mut [f32],
+) {
+    for lane in (0..cols).step_by(SIDE) {
+        let lanes = SIDE.min(cols - lane);
+        for from in (0..len).step_by(SIDE) {
+            let values = SIDE.min(len - from);
+            let mut tile: Tile = [[0.0; SIDE]; SIDE];
+            for (o, tile) in tile[..lanes].iter_mut().enumerate() {
+                load(&row(lane + o)[from..], values, tile);
+            }
+            transpose(level, &mut tile);
+            for (value, tile) in (from..from + values).zip(&tile) {
+                let at = value % area * CHANNELS * LANES + value / area * width + lane;
+                store(tile, lanes, &mut block[at..]);
+            }
+        }
+    }
+}
+
+/// The data gradient: kernels `[input channel, position]` of one output channel go to block rows, one for each of the
+/// wanted positions.
+#[inline]
+fn spread(level: Level, kernels: &[f32], area: usize, positions: &[usize], block: &mut [f32]) {
+    if area == 1 {
         block[..kernels.len()].copy_from_slice(kernels);
         return;
     }
-    for (minor, kernel) in kernels.chunks_exact(area).enumerate() {
-        for t in 0..T {
-            block[t * CHANNELS * LANES + minor * step] = kernel[positions[t]];
+    let cols = kernels.len() / area;
+    for lane in (0..cols).step_by(SIDE) {
+        let lanes = SIDE.min(cols - lane);
+        let mut tile: Tile = [[0.0; SIDE]; SIDE];
+        for (i, tile) in tile[..lanes].iter_mut().enumerate() {
+            let kernels = &kernels[(lane + i) * area..];
+            load(kernels, SIDE.min(kernels.len()), tile);
         }
+        transpose(level, &mut tile);
+        for (tap, &position) in positions.iter().enumerate() {
+            store(&tile[position], lanes, &mut block[tap * CHANNELS * LANES + lane..]);
+        }
+    }
+}
+
+#[inline(always)]
+fn load(from: &[f32], len: usize, row: &mut [f32; SIDE]) {
+    match from.first_chunk() {
+        Some(values) if len == SIDE => *row = *values,
+        _ => row[..len].copy_from_slice(&from[..len]),
+    }
+}
+
+#[inline(always)]
+fn store(row: &[f32; SIDE], len: usize, to: &mut [f32]) {
+    match to.first_chunk_mut() {
+        Some(to) if len == SIDE => *to = *row,
+        _ => to[..len].copy_from_slice(&row[..len]),
     }
 }

@@ -32,14 +32,7 @@ pub(super) unsafe fn tile<T: Element, O: Element>(by_columns: bool, mr: usize, v
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn kernel<
-    T: Element,
-    O: Element,
-    const MR: usize,
-    const NV: usize,
-    const A_ROW: usize,
-    const A_STEP: usize,
->(
+unsafe fn kernel<T: Element, O: Element, const MR: usize, const NV: usize, const A_ROW: usize, const A_STEP: usize>(
     t: &Tile<O>,
 ) {
     let mut acc = [[_mm256_setzero_ps(); NV]; MR];

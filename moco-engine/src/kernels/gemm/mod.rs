@@ -20,8 +20,8 @@ pub(crate) mod tile;
 pub(crate) mod windows;
 pub(crate) mod workspace;
 
-pub(crate) use buffer::AlignedBuffer;
 use super::element::Element;
+pub(crate) use buffer::AlignedBuffer;
 use level::Level;
 use panels::Panels;
 use product::{Left, Product, RowMap};
@@ -91,14 +91,7 @@ pub fn gemm_serial<A: Element, B: Element, C: Element>(p: Gemm, a: &[A], b: &[B]
     gemm_at(Level::detect(), p, a, b, c, false);
 }
 
-fn gemm_at<A: Element, B: Element, C: Element>(
-    level: Level,
-    p: Gemm,
-    a: &[A],
-    b: &[B],
-    c: &mut [C],
-    parallel: bool,
-) {
+fn gemm_at<A: Element, B: Element, C: Element>(level: Level, p: Gemm, a: &[A], b: &[B], c: &mut [C], parallel: bool) {
     assert_eq!(a.len(), p.m * p.k, "A of {p:?}");
     assert_eq!(b.len(), p.k * p.n, "B of {p:?}");
     assert_eq!(c.len(), p.m * p.n, "C of {p:?}");

@@ -130,7 +130,8 @@ pub(crate) unsafe fn panel_product<T: Element, O: Element>(
     let mut i = 0;
     while i < rows.len() {
         let mr = full.min(rows.len() - i);
-        let (ahead_now, ahead_step) = if ahead.is_empty() { (b.as_ptr().cast(), 0) } else { (ahead.as_ptr().cast(), 64) };
+        let (ahead_now, ahead_step) =
+            if ahead.is_empty() { (b.as_ptr().cast(), 0) } else { (ahead.as_ptr().cast(), 64) };
         *ahead = &ahead[(line * depth).min(ahead.len())..];
         let tile = Tile {
             ahead: ahead_now,

@@ -222,14 +222,7 @@ fn gather_body<T: Element>(
 /// One row where all channels are read: the taps of a kernel row lie one after the other in memory, so what is inside
 /// the image is one piece.
 #[inline(always)]
-fn whole_pixels<T: Element>(
-    w: &Windows,
-    pixels: &[T],
-    top: isize,
-    left: isize,
-    cols: &Range<usize>,
-    out: &mut [T],
-) {
+fn whole_pixels<T: Element>(w: &Windows, pixels: &[T], top: isize, left: isize, cols: &Range<usize>, out: &mut [T]) {
     let run = w.kernel[1] * w.channels;
     let (height, width) = (w.size[0] as isize, w.size[1] as isize);
     // Taps of a run that lie inside the image, in values.
