@@ -13,7 +13,7 @@ pub(super) type Tile = [[f32; SIDE]; SIDE];
 #[inline]
 pub(super) fn transpose(level: Level, tile: &mut Tile) {
     #[cfg(target_arch = "x86_64")]
-    if level.isa() == Isa::Avx512 {
+    if matches!(level.isa(), Isa::Avx512 | Isa::Avx512Bf16) {
         // SAFETY: a `Level` is only made for instruction sets that this CPU has.
         #[expect(unsafe_code, reason = "functions for a CPU feature are called after it was detected")]
         unsafe {
