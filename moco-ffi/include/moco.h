@@ -208,6 +208,10 @@ typedef struct {
    * Images a thread takes at once; chosen by default. Does not change the features.
    */
   uint32_t batch;
+  /**
+   * The file that `moco-infer calibrate` wrote for this backbone: the network runs in int8. NULL = f32.
+   */
+  const char *calibration;
 } moco_backbone_options;
 
 /**

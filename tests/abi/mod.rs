@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use moco_infer::{Backbone, Extractor, ExtractorOptions};
+use moco_infer::{Backbone, CalibrationOptions, Extractor, ExtractorOptions, calibrate};
 use moco_models::arch::{ArchSpec, Stem};
 use moco_models::{card::Card, init::initialise, weights::save_backbone};
 
@@ -79,6 +79,13 @@ fn prepare(folder: &Path) {
     let features = extractor.extract_files(&paths, &mut |_| ()).unwrap().features.remove(0);
     let floats: Vec<u8> = features.data.iter().flat_map(|v| v.to_ne_bytes()).collect();
     std::fs::write(folder.join("expected.f32"), floats).unwrap();
+
+    let backbone = Backbone::open(&path).unwrap();
+    let none_held_out = CalibrationOptions { held_out: 0, ..CalibrationOptions::default() };
+    let mut calibration = calibrate(&backbone, &paths, &none_held_out, &mut |_, _| ()).unwrap().calibration;
+    calibration.write(&folder.join("int8.json")).unwrap();
+    calibration.backbone_sha256 = "0".repeat(64);
+    calibration.write(&folder.join("foreign.json")).unwrap();
 }
 
 fn pictures() -> Vec<PathBuf> {

@@ -102,8 +102,41 @@ static void opening(const char *folder) {
   options.struct_size = sizeof options;
   FAILS(moco_backbone_open(good, &options, &backbone), MOCO_CODE_INVALID_ARGUMENT, "threads");
   options.threads = 0;
+  options.calibration = in(folder, "absent.json");
+  FAILS(moco_backbone_open(good, &options, &backbone), MOCO_CODE_IO, "absent.json");
+  options.calibration = in(folder, "rubbish.safetensors");
+  FAILS(moco_backbone_open(good, &options, &backbone), MOCO_CODE_FORMAT, "moco-infer calibrate");
+  options.calibration = in(folder, "foreign.json");
+  FAILS(moco_backbone_open(good, &options, &backbone), MOCO_CODE_FORMAT, "another backbone");
+  options.calibration = NULL;
   options.ort_library = in(folder, "rubbish.safetensors");
   FAILS(moco_backbone_open(good, &options, &backbone), MOCO_CODE_RUNTIME, "rubbish");
+}
+
+/* In int8 features are close to those in f32, and not the same. */
+static void calibrated(const char *folder) {
+  moco_backbone_options options = MOCO_BACKBONE_OPTIONS_INIT;
+  moco_backbone *backbone = NULL;
+  moco_features *features = NULL;
+  size_t len = 0;
+  float *expected = read_file(in(folder, "expected.f32"), &len);
+  const char *path = in(folder, "0.jpg");
+  options.calibration = in(folder, "int8.json");
+  OK(moco_backbone_open(in(folder, "backbone.safetensors"), &options, &backbone));
+  OK(moco_backbone_extract_paths(backbone, &path, 1, &features));
+  const size_t dim = len / sizeof(float) / 4;
+  float *got = malloc(dim * sizeof(float));
+  OK(moco_features_copy(features, 0, got, dim));
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < dim; ++i) {
+    error += (got[i] - expected[i]) * (got[i] - expected[i]);
+    norm += expected[i] * expected[i];
+  }
+  CHECK(error > 0 && error < 0.05 * 0.05 * norm);
+  free(got);
+  free(expected);
+  moco_features_free(features);
+  moco_backbone_free(backbone);
 }
 
 static void extracting(const char *folder, const moco_backbone *backbone) {
@@ -297,6 +330,7 @@ int main(int argc, char **argv) {
   CHECK(dim == 64);
   FAILS(moco_backbone_tap_dim(backbone, "c0", &dim), MOCO_CODE_INVALID_ARGUMENT, "c1, c2");
   extracting(argv[1], backbone);
+  calibrated(argv[1]);
   pixels_of_all_types(backbone);
   heads(argv[1], backbone);
   moco_backbone_free(backbone);
