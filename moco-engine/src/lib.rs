@@ -6,7 +6,7 @@
 //! stand beside it. [`ops`] holds what a training step needs outside the network: InfoNCE, row normalisation, SGD and
 //! the momentum update over flat buffers; a [`Device`] is a place where both can be had.
 //!
-//! Feature maps are NHWC f32. Parameters, buffers and gradients are flat, in the order of
+//! Feature maps are NHWC, stored as f32 or bf16 ([`Element`]). Parameters, buffers and gradients are flat, in the order of
 //! [`Graph::parameter_layout`](moco_models::Graph::parameter_layout), each tensor as PyTorch stores it (OIHW). Every
 //! result is the same whatever the number of threads.
 #![deny(missing_docs)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use moco_engine::ops::{
     InfoNceInputs, InfoNceWorkspace, ema, info_nce, l2_normalise, l2_normalise_backward, sgd_momentum,
 };
-use moco_engine::{BnGroups, Mode, Plan, PlanConfig, Recompute};
+use moco_engine::{BnGroups, CpuKernels, Element, Mode, Plan, PlanConfig, Recompute, bf16};
 use moco_models::arch::{ArchSpec, Projector};
 
 struct Counting;
@@ -36,6 +36,11 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_warm_step_allocates_nothing() {
+    a_warm_step_allocates_nothing_storing::<f32>();
+    a_warm_step_allocates_nothing_storing::<bf16>();
+}
+
+fn a_warm_step_allocates_nothing_storing<T: Element>() {
     let (batch, dim, size) = (4, 16, 48);
     for (name, recompute) in [
         ("resnet18", Recompute::Nothing),
@@ -47,7 +52,7 @@ fn a_warm_step_allocates_nothing() {
         let graph = ArchSpec { projector, width: 0.25, ..ArchSpec::new(name) }.build().unwrap();
         let compile = |mode, groups| {
             let config = PlanConfig::new(batch, size, size, mode).with_taps(&["projection"]).with_bn_groups(groups);
-            Plan::compile(&graph, &config.with_recompute(recompute)).unwrap()
+            Plan::compile_with(&graph, &config.with_recompute(recompute), CpuKernels::<T>::default()).unwrap()
         };
         let mut query_plan = compile(Mode::Train, BnGroups::Ranks(2));
         let mut key_plan = compile(Mode::Momentum, BnGroups::Interleaved(2));

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use moco_engine::{Cpu, Device};
+use moco_engine::{Cpu, CpuKernels, Device, bf16};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -115,10 +115,8 @@ impl Compute {
     /// [`Error::Compute`] if this build or this machine has no such thing; those of the task.
     pub fn with<T: OnDevice>(&self, task: T) -> Result<T::Output> {
         match (self.device, self.precision) {
-            (DeviceId::Cpu, Precision::F32) => task.on(Cpu::<moco_engine::CpuKernels>::default()),
-            (DeviceId::Cpu, Precision::Bf16) => Err(Error::Compute(
-                "--precision bf16: this build computes in f32 on the CPU; use --precision f32".into(),
-            )),
+            (DeviceId::Cpu, Precision::F32) => task.on(Cpu::<CpuKernels<f32>>::default()),
+            (DeviceId::Cpu, Precision::Bf16) => task.on(Cpu::<CpuKernels<bf16>>::default()),
             (DeviceId::Cuda(ordinal), precision) => cuda::with(ordinal, precision, task),
         }
     }
@@ -274,10 +272,14 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_can_always_be_had() {
-        let wish = ComputeRecipe { device: DeviceChoice::Given(DeviceId::Cpu), ..ComputeRecipe::default() };
-        let (compute, note) = Compute::choose(wish).unwrap();
-        assert_eq!((compute, note, compute.resolve(ComputeRecipe::default())), (Compute::default(), None, wish));
+    fn the_cpu_can_always_be_had_in_both_precisions() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let device = DeviceChoice::Given(DeviceId::Cpu);
+            let wish = ComputeRecipe { device, precision, ..ComputeRecipe::default() };
+            let (compute, note) = Compute::choose(wish).unwrap();
+            assert_eq!((compute.precision(), note), (precision, None));
+            assert_eq!(compute.resolve(ComputeRecipe::default()), wish);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cuda-emulation")]
 mod emulated;
+mod precision;
 mod recompute;
 
 use moco_models::arch::{ArchSpec, Projector, Stem};
