@@ -41,6 +41,13 @@ pub trait Driver: Send + Sync + 'static {
     fn clear(&self, at: u64, bytes: usize);
     /// Copies from the host; `from` may change as soon as this returns.
     fn upload(&self, from: &[u8], to: u64);
+    /// Copies from the host beside the other work, which [`Driver::join_copies`] makes wait; `from` must stay as it is until
+    /// a later wait has ended.
+    fn upload_beside(&self, from: &[u8], to: u64) {
+        self.upload(from, to);
+    }
+    /// What is asked for from now on comes after all copies of [`Driver::upload_beside`].
+    fn join_copies(&self) {}
     /// Copies to the host, after all that has been asked for.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use super::arguments::KERNELS;
 use super::driver::{Convolution, Driver, THREADS};
 use crate::{Error, Result};
 use cudnn::Cudnn;
-use staging::Staging;
+use staging::{GpuEvent, Staging};
 
 pub use graph::Graph;
 
@@ -33,6 +33,12 @@ pub struct Gpu {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    /// For copies beside the work.
+    copies: sys::CUstream,
+    /// When the work had been done that the copies asked for next must follow.
+    asked: GpuEvent,
+    /// When the copies had been done that the work asked for next must follow.
+    copied: GpuEvent,
     module: sys::CUmodule,
     /// In the order of launch indices; null where a kernel has no bf16 form.
     functions: Vec<sys::CUfunction>,
@@ -109,6 +115,9 @@ impl Gpu {
             let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
             result::mem_pool::set_attribute(pool, threshold, (&raw mut keep).cast()).map_err(at("its memory pool"))?;
             let stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(at("a stream"))?;
+            let copies = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(at("a stream"))?;
+            let asked = GpuEvent::new().map_err(at("an event"))?;
+            let copied = GpuEvent::new().map_err(at("an event"))?;
             let mut image = vec![0u64; KERNELS_IMAGE.len().div_ceil(8)];
             bytemuck::cast_slice_mut(&mut image)[..KERNELS_IMAGE.len()].copy_from_slice(KERNELS_IMAGE);
             let module = result::module::load_data(image.as_ptr().cast())
@@ -132,6 +141,9 @@ impl Gpu {
                 device,
                 context,
                 stream,
+                copies,
+                asked,
+                copied,
                 module,
                 functions,
                 multiprocessors,
@@ -158,6 +170,14 @@ impl Gpu {
         // SAFETY: the context lives until `self` is dropped.
         let bound = unsafe { result::ctx::set_current(self.context) };
         self.check("its context", bound);
+    }
+
+    /// The first failure, if there has been one.
+    fn failed(&self) -> Result<()> {
+        match self.failure.lock().unwrap_or_else(|held| held.into_inner()).clone() {
+            Some(what) => Err(Error::Device(what)),
+            None => Ok(()),
+        }
     }
 
     /// Keeps the first failure for who waits next.
@@ -237,6 +257,24 @@ impl Driver for Gpu {
         self.check("a copy from the host", staging.upload(from, to, self.stream));
     }
 
+    fn upload_beside(&self, from: &[u8], to: u64) {
+        self.bind();
+        // Behind what has been asked of the memory until now; beside what will be.
+        let outcome = self.asked.record(self.stream).and_then(|()| self.asked.hold_back(self.copies));
+        self.check("an event", outcome);
+        #[expect(unsafe_code, reason = "a call of the driver")]
+        // SAFETY: `to` lies in a live allocation, freed in the order of the work, which joins the copies before it uses them;
+        // the caller keeps `from` as it is until then.
+        let copied = unsafe { result::memcpy_htod_async(to, from, self.copies) };
+        self.check("a copy beside the work", copied);
+    }
+
+    fn join_copies(&self) {
+        self.bind();
+        let outcome = self.copied.record(self.copies).and_then(|()| self.copied.hold_back(self.stream));
+        self.check("an event", outcome);
+    }
+
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         self.bind();
         #[expect(unsafe_code, reason = "a call of the driver")]
@@ -252,10 +290,7 @@ impl Driver for Gpu {
         // SAFETY: the stream lives until `self` is dropped.
         let waited = unsafe { result::stream::synchronize(self.stream) };
         self.check("waiting", waited);
-        match self.failure.lock().unwrap_or_else(|held| held.into_inner()).clone() {
-            Some(what) => Err(Error::Device(what)),
-            None => Ok(()),
-        }
+        self.failed()
     }
 
     fn fail(&self, error: &Error) {
@@ -290,12 +325,34 @@ impl Drop for Gpu {
         // SAFETY: each handle was made by `start` and is given back once, after the stream has finished. What cannot be
         // given back is lost with the process.
         unsafe {
+            let _ = result::stream::synchronize(self.copies);
             let _ = result::stream::synchronize(self.stream);
             self.cudnn.get_mut().unwrap_or_else(|held| held.into_inner()).close();
             self.staging.get_mut().unwrap_or_else(|held| held.into_inner()).close();
             let _ = result::module::unload(self.module);
+            let _ = result::stream::destroy(self.copies);
             let _ = result::stream::destroy(self.stream);
             let _ = result::primary_ctx::release(self.device);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Holds on every machine: without a driver, with the driver's stub, and with any number of GPUs.
+    #[test]
+    fn a_gpu_that_is_not_there_is_an_error_that_says_what_is_missing() {
+        let error = Gpu::open(1000).map(|_| ()).unwrap_err().to_string();
+        let says =
+            ["libcuda.so.1", "libcudnn.so.9", "cuDNN", "the NVIDIA driver does not start", "GPU 1000 does not exist"];
+        assert!(says.iter().any(|part| error.contains(part)), "{error}");
+    }
+
+    #[test]
+    fn the_kernels_are_a_fat_binary() {
+        // The magic number of a fatbin container.
+        assert_eq!(KERNELS_IMAGE[..4], 0xba55_ed50u32.to_le_bytes());
     }
 }
