@@ -13,8 +13,8 @@ mod rng;
 mod values;
 
 pub use augment::{
-    AugmentConfig, AugmentParams, CropBox, PixelOp, Scratch, Step, apply_ops, augment, augment_exactly, augment_with,
-    luma, render,
+    AugmentConfig, AugmentParams, CropBox, PixelOp, Scratch, Step, VIEW_HEADER, ViewProgram, ViewTables, apply_ops,
+    augment, augment_exactly, augment_with, luma, normalise_tables, render,
 };
 pub use decode::{Axis, Format, ImageFile, ImageInfo, Limits, ReadOptions, decode, decode_file, decode_into, probe};
 pub use error::{Error, Result};

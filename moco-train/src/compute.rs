@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, Result};
 
 /// `[compute]` of a recipe: what is wished for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ComputeRecipe {
     /// Where.
@@ -19,6 +19,19 @@ pub struct ComputeRecipe {
     /// Whether the inside of residual blocks is computed again in the backward pass instead of kept: less memory for
     /// more time, the same result.
     pub checkpoint_activations: bool,
+    /// Whether a device that can makes the views; else the CPU makes them.
+    pub augment_on_device: bool,
+}
+
+impl Default for ComputeRecipe {
+    fn default() -> ComputeRecipe {
+        ComputeRecipe {
+            device: DeviceChoice::Auto,
+            precision: Precision::F32,
+            checkpoint_activations: false,
+            augment_on_device: true,
+        }
+    }
 }
 
 /// A device as it is wished for.

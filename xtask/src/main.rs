@@ -2,6 +2,7 @@
 //!
 //! Built in the dev profile before anything else, so it depends on little and never on the crates it builds.
 
+mod cuda;
 mod demo;
 mod header;
 mod install;
@@ -34,6 +35,10 @@ enum Task {
         #[arg(long)]
         prefix: PathBuf,
     },
+    /// Builds moco-train for NVIDIA GPUs; fetches the compiler where there is none. Needs no GPU.
+    ///
+    /// The program lies in `cuda/moco-train` of the target folder. It opens driver, cuDNN and NCCL when it runs.
+    Cuda(cuda::Options),
     /// Writes moco-ffi/include/moco.h from the Rust source.
     Header {
         /// Only says whether the header is up to date.
@@ -63,6 +68,7 @@ fn run(task: &Task) -> Result<()> {
             setup::onnxruntime::provide()?;
             install::run(prefix)
         }
+        Task::Cuda(options) => cuda::run(options).map(drop),
         Task::Header { check } => header::run(*check),
         Task::Tidy => tidy::run(),
     }

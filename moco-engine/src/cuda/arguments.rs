@@ -84,7 +84,28 @@ pub(super) struct ConvSizes {
     pub groups: i32,
 }
 
+/// `Views` of `augment.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Views {
+    pub pixels: u64,
+    pub table: u64,
+    pub between: u64,
+    pub image: u64,
+    pub other: u64,
+    pub normal: u64,
+    pub out: u64,
+    pub n: i32,
+    pub height: i32,
+    pub width: i32,
+    pub channels: i32,
+}
+
 kernels! {
+    "view_first" false ViewFirst { views: Views }
+    "view_second" false ViewSecond { views: Views }
+    "view_colour" false ViewColour { views: Views }
+    "view_normal" false ViewNormal { views: Views }
     "load" true Load { from: u64, to: u64, len: u64, accumulate: i32 }
     "store" true Store { from: u64, to: u64, len: u64 }
     "add" true Add { a: u64, b: u64, y: u64, len: u64, relu: i32 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::arguments::*;
 use super::driver::{Driver, flat, launch};
 use super::memory::{DeviceView, Memory, Value};
+use super::views::{DecodedMemory, ViewMaker};
 use super::{CudaKernels, Rows};
-use crate::device::{ContrastInputs, Device, SgdUpdate};
+use crate::device::{ContrastInputs, DecodedBatch, Device, HostMemory, SgdUpdate};
 use crate::ops::{self, InfoNce};
 use crate::{Error, Result};
 
@@ -24,13 +25,15 @@ pub struct DriverDevice<T: Value, D: Driver> {
     driver: Arc<D>,
     contrast: Rows<D>,
     order: Rows<D>,
+    views: ViewMaker<D>,
     maps: PhantomData<T>,
 }
 
 impl<T: Value, D: Driver> DriverDevice<T, D> {
     /// A device over its driver.
     pub fn new(driver: Arc<D>) -> DriverDevice<T, D> {
-        DriverDevice { driver, contrast: Rows::default(), order: Rows::default(), maps: PhantomData }
+        let views = ViewMaker::new(&driver);
+        DriverDevice { driver, contrast: Rows::default(), order: Rows::default(), views, maps: PhantomData }
     }
 
     /// Its driver.
@@ -76,6 +79,7 @@ impl<T: Value, D: Driver> Device for DriverDevice<T, D> {
     type Kernels = CudaKernels<T, D>;
     /// Four f64: loss, correct, mean positive and mean negative similarity.
     type Loss = Memory<D>;
+    type Decoded = DecodedMemory<D>;
 
     fn describe(&self) -> String {
         self.driver.describe()
@@ -104,6 +108,22 @@ impl<T: Value, D: Driver> Device for DriverDevice<T, D> {
 
     fn download<'a>(&self, view: &'a DeviceView<f32>) -> Result<Cow<'a, [f32]>> {
         view.download(&*self.driver).map(Cow::Owned)
+    }
+
+    fn makes_views(&self) -> bool {
+        true
+    }
+
+    fn host_memory(&self) -> Arc<dyn HostMemory> {
+        self.driver.host_memory()
+    }
+
+    fn send(&mut self, batch: &DecodedBatch<'_>, reuse: Option<DecodedMemory<D>>) -> Result<DecodedMemory<D>> {
+        self.views.send(batch, reuse)
+    }
+
+    fn make_view(&mut self, batch: &DecodedMemory<D>, which: usize, view: &mut DeviceView<f32>) -> Result<()> {
+        self.views.make(batch, which, view)
     }
 
     fn l2_normalise(&mut self, x: &DeviceView<f32>, dim: usize, y: &mut DeviceView<f32>) {

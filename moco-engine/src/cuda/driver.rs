@@ -8,6 +8,7 @@ use super::memory::Value;
 #[cfg(doc)]
 use crate::Error;
 use crate::Result;
+use crate::device::{HostMemory, Pageable};
 use crate::kernels::conv::ConvShape;
 
 /// Threads of every block; `THREADS` in `cuda/common.cuh`.
@@ -48,6 +49,10 @@ pub trait Driver: Send + Sync + 'static {
     }
     /// What is asked for from now on comes after all copies of [`Driver::upload_beside`].
     fn join_copies(&self) {}
+    /// Host memory from which [`Driver::upload_beside`] copies without a detour.
+    fn host_memory(&self) -> Arc<dyn HostMemory> {
+        Arc::new(Pageable)
+    }
     /// Copies to the host, after all that has been asked for.
     ///
     /// # Errors

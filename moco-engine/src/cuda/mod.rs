@@ -15,6 +15,7 @@ mod gpu;
 mod kernels;
 mod memory;
 mod norm;
+mod views;
 
 pub use device::DriverDevice;
 use driver::Driver;
@@ -25,6 +26,7 @@ pub use gpu::{Gpu, GpuMemory, Graph};
 pub use kernels::CudaKernels;
 use memory::Rows;
 pub use memory::{Bf16, DeviceView, Memory, Value};
+pub use views::DecodedMemory;
 
 /// A GPU on which plans store feature maps as `T`: f32 or [`Bf16`].
 #[cfg(feature = "cuda")]

@@ -22,6 +22,7 @@ impl<K> Default for Cpu<K> {
 impl<K: Kernels<Buffer = Vec<f32>, View = [f32]> + Default> Device for Cpu<K> {
     type Kernels = K;
     type Loss = InfoNce;
+    type Decoded = std::convert::Infallible;
 
     fn describe(&self) -> String {
         "cpu".into()

@@ -5,13 +5,16 @@
 //! device is asked for happens in the order of the calls; only [`Device::download`] and [`Device::loss`] have to wait for it.
 
 mod cpu;
+mod decoded;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::ops::{InfoNce, SameImage};
-use crate::{Kernels, Result};
+use crate::{Error, Kernels, Result};
 
 pub use cpu::Cpu;
+pub use decoded::{DecodedBatch, HostBytes, HostMemory, Pageable};
 
 /// Memory of a device, in full precision.
 pub type Buffer<D> = <<D as Device>::Kernels as Kernels>::Buffer;
@@ -25,6 +28,8 @@ pub trait Device: Sized + Send {
     type Kernels: Kernels;
     /// A loss that is perhaps still being computed.
     type Loss: Send;
+    /// Decoded images and tables in the memory of the device.
+    type Decoded: Send;
 
     /// What messages call it.
     fn describe(&self) -> String;
@@ -49,6 +54,33 @@ pub trait Device: Sized + Send {
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if something has gone wrong since the last wait.
     fn download<'a>(&self, view: &'a View<Self>) -> Result<Cow<'a, [f32]>>;
+
+    /// Whether it makes views of decoded images itself.
+    fn makes_views(&self) -> bool {
+        false
+    }
+    /// Host memory from which [`Device::send`] copies without a detour.
+    fn host_memory(&self) -> Arc<dyn HostMemory> {
+        Arc::new(Pageable)
+    }
+    /// Begins to copy a batch to the device, beside the work that has been asked for. `reuse` is a batch that is not needed
+    /// any more. The batch must stay as it is until [`Device::make_view`] has been called and a wait has ended.
+    ///
+    /// # Errors
+    /// If the device has not that much memory, or makes no views.
+    fn send(&mut self, batch: &DecodedBatch<'_>, reuse: Option<Self::Decoded>) -> Result<Self::Decoded> {
+        let _ = (batch, reuse);
+        Err(Error::State(format!("{} makes no views of decoded images", self.describe())))
+    }
+    /// Makes the first (0) or the second (1) view of each image: [n, height, width, channels], as `moco_image::augment_exactly`
+    /// does.
+    ///
+    /// # Errors
+    /// If the device has not that much memory, or makes no views.
+    fn make_view(&mut self, batch: &Self::Decoded, which: usize, view: &mut View<Self>) -> Result<()> {
+        let _ = (batch, which, view);
+        Err(Error::State(format!("{} makes no views of decoded images", self.describe())))
+    }
 
     /// As [`ops::l2_normalise`](crate::ops::l2_normalise).
     fn l2_normalise(&mut self, x: &View<Self>, dim: usize, y: &mut View<Self>);

@@ -5,8 +5,7 @@ use crate::Image;
 
 /// Blurs with PIL's `radius` (a standard deviation in pixels).
 pub(super) fn gaussian(image: &mut Image, radius: f64, buffer: &mut Vec<u8>) {
-    let weights = BoxWeights::of(box_radius(radius as f32));
-    let Some(weights) = weights else { return };
+    let Some(weights) = BoxWeights::of_gaussian(radius) else { return };
     let (width, height, channels) = (image.width(), image.height(), image.channels());
     for row in image.data_mut().chunks_exact_mut(width * channels) {
         blur_row(row, channels, &weights, buffer);
@@ -22,13 +21,18 @@ pub(super) fn gaussian(image: &mut Image, radius: f64, buffer: &mut Vec<u8>) {
 const PASSES: u32 = 3;
 
 /// `bulk = inner · Σ(x−radius ..= x+radius) + outer · (x−radius−1 and x+radius+1)`, in 24-bit fixed point.
-struct BoxWeights {
-    radius: usize,
-    inner: u32,
-    outer: u32,
+pub(super) struct BoxWeights {
+    pub radius: usize,
+    pub inner: u32,
+    pub outer: u32,
 }
 
 impl BoxWeights {
+    /// Of each of the three boxes that make a Gaussian of PIL's `radius`; None for a radius of 0.
+    pub fn of_gaussian(radius: f64) -> Option<Self> {
+        Self::of(box_radius(radius as f32))
+    }
+
     /// None for a radius of 0, which changes nothing.
     fn of(radius: f32) -> Option<Self> {
         if radius == 0.0 {

@@ -11,10 +11,13 @@ pub(super) fn adjust(image: &mut Image, turns: f64) {
     if image.channels() != 3 {
         return;
     }
-    // numpy truncates towards 0 and wraps into 8 bits.
-    let shift = (turns * 255.0) as i32 as u8;
     let tables = tables();
-    pulp::Arch::new().dispatch(Shift { pixels: image.data_mut(), shift, tables });
+    pulp::Arch::new().dispatch(Shift { pixels: image.data_mut(), shift: shift_of(turns), tables });
+}
+
+/// What is added to PIL's 8-bit hue: numpy truncates towards 0 and wraps into 8 bits.
+pub(super) fn shift_of(turns: f64) -> u8 {
+    (turns * 255.0) as i32 as u8
 }
 
 /// HSV of PIL depends on few combinations of bytes: each is computed once, in PIL's own arithmetic.

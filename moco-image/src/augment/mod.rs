@@ -7,12 +7,15 @@ mod config;
 mod hue;
 mod normalise;
 mod planes;
+mod program;
 #[cfg(test)]
 mod tests;
 
 pub use color::luma;
 pub use config::{AugmentConfig, AugmentParams, CropBox, PixelOp, Step};
+pub use normalise::normalise_tables;
 pub(crate) use normalise::{NormaliseTables, write_normalised};
+pub use program::{VIEW_HEADER, ViewProgram, ViewTables};
 
 use crate::preprocess::FloatBuffers;
 use crate::resize::{Coefficients, LANES, resized_crop_into};

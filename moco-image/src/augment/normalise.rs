@@ -17,9 +17,14 @@ impl NormaliseTables {
             return;
         }
         (self.mean, self.std) = (mean.to_vec(), std.to_vec());
-        let table = |(mean, std)| std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
-        self.tables = mean.iter().zip(std).map(table).collect();
+        self.tables = normalise_tables(mean, std);
     }
+}
+
+/// `(value / 255 − mean) / std` in single precision, of every byte for each channel.
+pub fn normalise_tables(mean: &[f32], std: &[f32]) -> Vec<[f32; 256]> {
+    let table = |(mean, std)| std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
+    mean.iter().zip(std).map(table).collect()
 }
 
 /// Writes `(value / 255 − mean) / std` of the scratch's image to `out`; a grey image fills all channels.

@@ -9,8 +9,10 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use coefficients::Coefficients;
+#[cfg(test)]
+pub(crate) use coefficients::PRECISION_BITS;
 pub(crate) use float::resized_region_f32;
-pub(crate) use passes::LANES;
+pub(crate) use passes::{LANES, vertical_first};
 
 use crate::{CropBox, Error, Image, Result, Scratch};
 

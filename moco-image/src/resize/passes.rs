@@ -84,7 +84,7 @@ pub(super) fn resample(
 /// Which pass comes first changes the rounding by a grey level here and there. Since version 13 PIL begins with the
 /// columns when the height shrinks by more than twice as many pixels as the width (Pillow pull request 9549); found
 /// from its results: no exception in 3000 random sizes.
-fn vertical_first(window: CropBox, full: (usize, usize)) -> bool {
+pub(crate) fn vertical_first(window: CropBox, full: (usize, usize)) -> bool {
     let shrinks_by = |from: usize, to: usize| from as i64 - to as i64;
     let (rows, columns) = (shrinks_by(window.height, full.0), shrinks_by(window.width, full.1));
     rows > 0 && rows > 2 * columns

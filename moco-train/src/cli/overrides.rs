@@ -155,6 +155,10 @@ pub struct RecipeArgs {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub checkpoint_activations: Option<bool>,
 
+    /// Whether a GPU makes the views of decoded images itself; the CPU makes the same
+    #[arg(long, value_name = "BOOL")]
+    pub augment_on_device: Option<bool>,
+
     /// Epochs between kNN evaluations, when there are labels; 0 = never
     #[arg(long)]
     pub monitor_every_epochs: Option<i64>,
@@ -202,6 +206,7 @@ impl RecipeArgs {
             ("batch_norm.shuffle", self.shuffle_bn),
             ("optim.drop_last", self.drop_last),
             ("compute.checkpoint_activations", self.checkpoint_activations),
+            ("compute.augment_on_device", self.augment_on_device),
         ];
         texts.into_iter().for_each(|(key, v)| v.iter().for_each(|v| o.set(key, v.clone())));
         numbers.into_iter().for_each(|(key, v)| v.into_iter().for_each(|v| o.set(key, v)));

@@ -1,11 +1,13 @@
 //! A training whose device was chosen at run time: [`Moco`] behind a trait object.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use moco_engine::Device;
+use moco_engine::device::{DecodedBatch, HostMemory};
 use moco_models::Graph;
 
-use super::{Moco, MocoConfig, MocoState, Sgd, Shuffle, StateRef, StepReport, Views};
+use super::{Input, Moco, MocoConfig, MocoState, Sgd, Shuffle, StateRef, StepReport, Views};
 use crate::Result;
 use crate::compute::{Compute, OnDevice};
 
@@ -16,11 +18,30 @@ pub trait Learner: Send {
     /// # Errors
     /// As [`Moco::step`].
     fn step(&mut self, batch: &Views<'_>, shuffles: &[Shuffle], sgd: &Sgd) -> Result<StepReport>;
+    /// As [`Moco::makes_views`].
+    fn makes_views(&self) -> bool;
+    /// As [`Moco::host_memory`].
+    fn host_memory(&self) -> Arc<dyn HostMemory>;
+    /// As [`Moco::send`].
+    ///
+    /// # Errors
+    /// As [`Moco::send`].
+    fn send(&mut self, batch: &DecodedBatch<'_>) -> Result<()>;
+    /// As [`Moco::launch`].
+    ///
+    /// # Errors
+    /// As [`Moco::step`].
+    fn launch(&mut self, input: Input<'_>, shuffles: &[Shuffle], sgd: &Sgd) -> Result<()>;
+    /// As [`Moco::finish`].
+    ///
+    /// # Errors
+    /// As [`Moco::finish`].
+    fn finish(&mut self) -> Result<StepReport>;
     /// As [`Moco::accuracy_with_running_stats`].
     ///
     /// # Errors
     /// As [`Moco::step`].
-    fn accuracy_with_running_stats(&mut self, batch: &Views<'_>) -> Result<f64>;
+    fn accuracy_with_running_stats(&mut self, input: Input<'_>) -> Result<f64>;
     /// As [`Moco::state`].
     ///
     /// # Errors
@@ -74,8 +95,28 @@ where
         Moco::step(self, batch, shuffles, sgd)
     }
 
-    fn accuracy_with_running_stats(&mut self, batch: &Views<'_>) -> Result<f64> {
-        Moco::accuracy_with_running_stats(self, batch)
+    fn makes_views(&self) -> bool {
+        Moco::makes_views(self)
+    }
+
+    fn host_memory(&self) -> Arc<dyn HostMemory> {
+        Moco::host_memory(self)
+    }
+
+    fn send(&mut self, batch: &DecodedBatch<'_>) -> Result<()> {
+        Moco::send(self, batch)
+    }
+
+    fn launch(&mut self, input: Input<'_>, shuffles: &[Shuffle], sgd: &Sgd) -> Result<()> {
+        Moco::launch(self, input, shuffles, sgd)
+    }
+
+    fn finish(&mut self) -> Result<StepReport> {
+        Moco::finish(self)
+    }
+
+    fn accuracy_with_running_stats(&mut self, input: Input<'_>) -> Result<f64> {
+        Moco::accuracy_with_running_stats(self, input)
     }
 
     fn state(&self) -> Result<StateRef<'_>> {

@@ -1,8 +1,10 @@
 //! Momentum Contrast, v1 (arXiv:1911.05722) and v2 (arXiv:2003.04297), and the symmetric form of the CIFAR-10 demo.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::Arc;
 
-use moco_engine::device::{Buffer, ContrastInputs, SgdUpdate, View};
+use moco_engine::device::{Buffer, ContrastInputs, DecodedBatch, HostMemory, SgdUpdate, View};
 use moco_engine::ops::{InfoNce, SameImage};
 use moco_engine::{BnGroups, Cpu, Device, Kernels, Mode, PlanConfig, Recompute};
 use moco_models::{Graph, Weights};
@@ -88,6 +90,25 @@ pub struct Views<'a> {
     pub images: &'a [u64],
 }
 
+/// What a step learns from.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Views on the host.
+    Views(&'a Views<'a>),
+    /// The views of the batch that was sent first and not used yet; these are its images' numbers [n].
+    Sent(&'a [u64]),
+}
+
+impl<'a> Input<'a> {
+    /// The images' numbers [n].
+    pub fn images(&self) -> &'a [u64] {
+        match self {
+            Input::Views(views) => views.images,
+            Input::Sent(images) => images,
+        }
+    }
+}
+
 /// SGD with momentum, for one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sgd {
@@ -116,8 +137,15 @@ pub struct StepReport {
 pub struct Moco<D: Device = Cpu> {
     graph: Graph,
     contrast: Contrast<D>,
-    /// Views of the host as the device reads them.
-    staged: [Option<Buffer<D>>; 2],
+    /// Views of the last step, where the device cannot read them on the host.
+    views: [Option<Buffer<D>>; 2],
+    /// Batches that were sent and not used yet.
+    sent: VecDeque<D::Decoded>,
+    /// The batch of the step that was launched, and one whose memory can be used again.
+    current: Option<D::Decoded>,
+    spare: Option<D::Decoded>,
+    /// Images and losses of a step that was launched.
+    launched: Option<(usize, Vec<D::Loss>)>,
 }
 
 /// What the two directions of a symmetric step share.
@@ -191,7 +219,8 @@ impl<D: Device> Moco<D> {
             device,
             config,
         };
-        Ok(Moco { graph: graph.clone(), contrast, staged: [None, None] })
+        let (views, sent) = ([None, None], VecDeque::new());
+        Ok(Moco { graph: graph.clone(), contrast, views, sent, current: None, spare: None, launched: None })
     }
 
     /// One step of Algorithm 1.
@@ -200,42 +229,117 @@ impl<D: Device> Moco<D> {
     /// # Errors
     /// [`Error::Engine`] where lengths do not fit; the query's weights have not moved then.
     pub fn step(&mut self, batch: &Views<'_>, shuffles: &[Shuffle], sgd: &Sgd) -> Result<StepReport> {
-        let Moco { contrast, staged: [memory_1, memory_2], .. } = self;
-        let view_1 = contrast.device.stage(batch.views[0], memory_1)?;
-        let view_2 = contrast.device.stage(batch.views[1], memory_2)?;
-        contrast.key.follow(&mut contrast.device, &contrast.query, contrast.config.key_momentum);
-        let first = contrast.direction(0, view_1, view_2, batch.images, shuffles.first())?;
-        let second = match contrast.config.symmetric {
-            true => Some(contrast.direction(1, view_2, view_1, batch.images, shuffles.get(1))?),
-            false => None,
-        };
-        contrast.learn(sgd);
-        contrast.enqueue(batch.images);
-        let mut losses = [InfoNce::default(); 2];
-        let directions = contrast.config.directions();
-        for (result, loss) in losses.iter_mut().zip([Some(first), second].into_iter().flatten()) {
-            *result = contrast.device.loss(loss)?;
-        }
-        Ok(report(&losses[..directions], batch.images.len()))
+        self.launch(Input::Views(batch), shuffles, sgd)?;
+        self.finish()
     }
 
-    /// Share of the queries whose positive is the most similar when both encoders use their running statistics: what is
-    /// left of the accuracy when images of a batch can tell each other nothing. Looks at up to 64 images, changes nothing.
+    /// Begins to copy decoded images to a device that makes the views itself; up to two batches may wait. Their memory on
+    /// the host must stay as it is until the step that uses them is finished.
+    ///
+    /// # Errors
+    /// As [`Device::send`].
+    pub fn send(&mut self, batch: &DecodedBatch<'_>) -> Result<()> {
+        let sent = self.contrast.device.send(batch, self.spare.take())?;
+        self.sent.push_back(sent);
+        Ok(())
+    }
+
+    /// Starts a step, which [`Moco::finish`] ends; a device may compute in between.
     ///
     /// # Errors
     /// As [`Moco::step`].
-    pub fn accuracy_with_running_stats(&mut self, batch: &Views<'_>) -> Result<f64> {
+    pub fn launch(&mut self, input: Input<'_>, shuffles: &[Shuffle], sgd: &Sgd) -> Result<()> {
+        let images = input.images();
+        if let Input::Sent(_) = input {
+            self.make_views(images.len())?;
+        }
+        let Moco { contrast, views: [memory_1, memory_2], .. } = self;
+        let [view_1, view_2] = match input {
+            Input::Views(batch) => {
+                [contrast.device.stage(batch.views[0], memory_1)?, contrast.device.stage(batch.views[1], memory_2)?]
+            }
+            Input::Sent(_) => {
+                let len = contrast.view_len(images.len(), &self.graph);
+                [memory_1, memory_2].map(|m| D::Kernels::view(m.as_ref().expect("made above"), len))
+            }
+        };
+        contrast.key.follow(&mut contrast.device, &contrast.query, contrast.config.key_momentum);
+        let (_, mut losses) = self.launched.take().unwrap_or_default();
+        losses.clear();
+        losses.push(contrast.direction(0, view_1, view_2, images, shuffles.first())?);
+        if contrast.config.symmetric {
+            losses.push(contrast.direction(1, view_2, view_1, images, shuffles.get(1))?);
+        }
+        contrast.learn(sgd);
+        contrast.enqueue(images);
+        self.launched = Some((images.len(), losses));
+        Ok(())
+    }
+
+    /// Waits for the step that was launched.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if the device has failed; [`Error::Invalid`] if no step was launched.
+    pub fn finish(&mut self) -> Result<StepReport> {
+        let Some((n, losses)) = &mut self.launched else {
+            return Err(Error::Invalid("no step was launched that could be finished".into()));
+        };
+        let mut results = [InfoNce::default(); 2];
+        let directions = losses.len();
+        for (result, loss) in results.iter_mut().zip(losses.drain(..)) {
+            *result = self.contrast.device.loss(loss)?;
+        }
+        // Everything that reads this batch is done.
+        self.spare = self.current.take().or(self.spare.take());
+        Ok(report(&results[..directions], *n))
+    }
+
+    /// Makes both views of the batch that was sent first.
+    fn make_views(&mut self, n: usize) -> Result<()> {
+        let Contrast { config, device, .. } = &mut self.contrast;
+        let batch =
+            self.sent.pop_front().ok_or_else(|| Error::Invalid("no batch was sent that a step could use".into()))?;
+        let len = config.size[0] * config.size[1] * self.graph.in_channels();
+        for (which, memory) in self.views.iter_mut().enumerate() {
+            let memory = match memory {
+                Some(memory) => memory,
+                none => none.insert(device.buffer(vec![0.0; config.batch * len])?),
+            };
+            device.make_view(&batch, which, D::Kernels::view_mut(memory, n * len))?;
+        }
+        self.current = Some(batch);
+        Ok(())
+    }
+
+    /// Share of the queries whose positive is the most similar when both encoders use their running statistics: what is
+    /// left of the accuracy when images of a batch can tell each other nothing. Looks at up to 64 images of the last step,
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// As [`Moco::step`].
+    pub fn accuracy_with_running_stats(&mut self, input: Input<'_>) -> Result<f64> {
         const MOST_IMAGES: usize = 64;
-        let n = batch.images.len().min(MOST_IMAGES);
-        let values = n * batch.views[0].len() / batch.images.len();
+        let images = input.images();
+        let n = images.len().min(MOST_IMAGES);
+        let values = self.contrast.view_len(n, &self.graph);
         let Contrast { config, device, query, key, queue, .. } = &mut self.contrast;
         let plan = PlanConfig { batch: n, ..config.plan(Mode::Eval) };
         let (query, key) = (query.weights(device)?.into_owned(), key.weights(device)?.into_owned());
         let mut query = Encoder::new(device, &self.graph, &plan, query)?;
         let mut key = Encoder::new(device, &self.graph, &plan, key)?;
         let (mut memory_1, mut memory_2) = (None, None);
-        let view_1 = device.stage(&batch.views[0][..values], &mut memory_1)?;
-        let view_2 = device.stage(&batch.views[1][..values], &mut memory_2)?;
+        let [view_1, view_2] = match (input, &self.views) {
+            (Input::Views(batch), _) => [
+                device.stage(&batch.views[0][..values], &mut memory_1)?,
+                device.stage(&batch.views[1][..values], &mut memory_2)?,
+            ],
+            (Input::Sent(_), [Some(view_1), Some(view_2)]) => {
+                [D::Kernels::view(view_1, values), D::Kernels::view(view_2, values)]
+            }
+            (Input::Sent(_), _) => {
+                return Err(Error::Invalid("no step has made views of a batch that was sent".into()));
+            }
+        };
         let inputs = ContrastInputs {
             query: query.encode(device, view_1, n)?,
             key: key.encode(device, view_2, n)?,
@@ -243,7 +347,7 @@ impl<D: Device> Moco<D> {
             dim: queue.dim,
             temperature: config.temperature as f32,
             // The keys of this very batch are in the queue by now.
-            same_image: Some(SameImage { query: &batch.images[..n], queue: &queue.images }),
+            same_image: Some(SameImage { query: &images[..n], queue: &queue.images }),
         };
         let mut unused = device.buffer(vec![0.0; n * queue.dim])?;
         let loss = device.info_nce(&inputs, D::Kernels::view_mut(&mut unused, n * queue.dim))?;
@@ -264,6 +368,16 @@ impl<D: Device> Moco<D> {
             velocity: device.download(D::Kernels::view(velocity, *params))?,
             queue: QueueRef { dim: *dim, keys, images, pointer: *pointer },
         })
+    }
+
+    /// As [`Device::makes_views`].
+    pub fn makes_views(&self) -> bool {
+        self.contrast.device.makes_views()
+    }
+
+    /// As [`Device::host_memory`].
+    pub fn host_memory(&self) -> Arc<dyn HostMemory> {
+        self.contrast.device.host_memory()
     }
 
     /// Which image each key of the queue came from [K].
@@ -316,6 +430,11 @@ impl<D: Device> Moco<D> {
 }
 
 impl<D: Device> Contrast<D> {
+    /// Values of a view of `n` images.
+    fn view_len(&self, n: usize, graph: &Graph) -> usize {
+        n * self.config.size[0] * self.config.size[1] * graph.in_channels()
+    }
+
     /// Loss of the queries of one view against the keys of the other and the queue; leaves the gradients and the keys.
     fn direction(
         &mut self,

@@ -11,7 +11,7 @@ mod state;
 
 pub use encoder::Encoder;
 pub use learner::{Learner, open_learner};
-pub use moco::{Moco, MocoConfig, Sgd, StepReport, Views};
+pub use moco::{Input, Moco, MocoConfig, Sgd, StepReport, Views};
 pub use queue::{KeyQueue, QueueRef, same_image_share};
 pub use shuffle::Shuffle;
 pub use state::{MocoState, StateRef, WeightsRef};

@@ -167,8 +167,9 @@ fn accuracy_with_running_statistics_changes_nothing() {
     step(&mut m, 8, 1, &[]);
     let before = m.state().unwrap().into_owned();
     let (a, b) = (view(8, 1), view(8, 2));
-    let accuracy =
-        m.accuracy_with_running_stats(&Views { views: [&a, &b], images: &[0, 1, 2, 3, 4, 5, 6, 7] }).unwrap();
+    let accuracy = m
+        .accuracy_with_running_stats(Input::Views(&Views { views: [&a, &b], images: &[0, 1, 2, 3, 4, 5, 6, 7] }))
+        .unwrap();
     assert!((0.0..=1.0).contains(&accuracy));
     assert_eq!(m.state().unwrap(), before.as_ref());
 }

@@ -10,6 +10,7 @@
 
 mod checkpoint;
 mod config;
+mod feed;
 mod folder;
 mod metrics;
 mod monitor;
@@ -20,6 +21,7 @@ mod trainer;
 
 pub use checkpoint::{Checkpoints, Progress};
 pub use config::{RunConfig, Source, kind_in_words, tool_version};
+pub use feed::Feed;
 pub use folder::RunFolder;
 pub use metrics::{EvalRecord, MetricsWriter, Record, StepRecord, read_metrics};
 pub use tensorboard::EventWriter;

@@ -10,12 +10,13 @@ use moco_image::Rng;
 use moco_models::Graph;
 use moco_models::init::initialise;
 
+use super::feed::{Feed, input};
 use super::monitor::Monitor;
 use super::{
     Checkpoints, EvalRecord, EventWriter, MetricsWriter, Progress, Record, RunConfig, RunFolder, StepRecord, result,
 };
 use crate::compute::Compute;
-use crate::data::{Batch, Dataset, Loader, LoaderOptions};
+use crate::data::{Batch, Dataset, LoaderOptions};
 use crate::health::{Context, HealthReport, HealthTracker, SUSPICIOUS_ACCURACY};
 use crate::objective::{
     Learner, MocoConfig, MocoState, Sgd, Shuffle, StepReport, Views, open_learner, same_image_share,
@@ -194,14 +195,14 @@ impl Trainer {
         let RunPlan { steps_per_epoch, epochs, .. } = self.plan;
         let options = loader_options(&self.config, threads);
         let (epoch, place) = (self.step / steps_per_epoch, (self.step % steps_per_epoch) as usize);
-        let mut loader = Loader::start(self.dataset.clone(), options, epoch, place)?;
+        let on_device = recipe.compute.augment_on_device;
+        let mut feed = Feed::start(self.dataset.clone(), options, &*self.moco, on_device, (epoch, place))?;
         let (mut saved_at, mut known_corrupt) = (Instant::now(), 0);
         while self.step < self.plan.steps() {
             let begin = Instant::now();
-            let batch = self.next_batch(&mut loader)?;
-            let waited = begin.elapsed();
+            let (batch, waited) = feed.next(&mut *self.moco)?;
             let lr = recipe.schedule.lr(recipe.optim.lr, self.step, steps_per_epoch, epochs);
-            let (report, images) = self.learn(&batch, lr)?;
+            let (report, images) = self.learn(&mut feed, &batch, lr)?;
             let elapsed = begin.elapsed().as_secs_f64().max(1e-9);
             let record = StepRecord {
                 step: self.step,
@@ -217,7 +218,7 @@ impl Trainer {
             };
             log.step(&record)?;
             observer.step(&record);
-            let corrupt = loader.corrupt();
+            let corrupt = feed.corrupt();
             for c in corrupt.iter().skip(known_corrupt) {
                 observer.note(&format!("skipped an image that cannot be read: {}: {}", c.name, c.reason));
             }
@@ -255,23 +256,12 @@ impl Trainer {
         Ok(None)
     }
 
-    /// The next batch that is large enough for batch statistics.
-    fn next_batch(&self, loader: &mut Loader) -> Result<Batch> {
-        loop {
-            let batch = loader.next_batch()?;
-            if batch.n >= self.moco.config().least_batch() {
-                return Ok(batch);
-            }
-        }
-    }
-
-    fn learn(&mut self, batch: &Batch, lr: f64) -> Result<(StepReport, Vec<u64>)> {
+    fn learn(&mut self, feed: &mut Feed, batch: &Batch, lr: f64) -> Result<(StepReport, Vec<u64>)> {
         let recipe = &self.config.recipe;
         let images: Vec<u64> = batch.indices.iter().map(|&i| i as u64).collect();
-        let views = Views { views: [&batch.views[0], &batch.views[1]], images: &images };
         let shuffles = shuffles(self.moco.config(), recipe.batch_norm.shuffle, recipe.run.seed, self.step, batch.n);
         let sgd = Sgd { lr, momentum: recipe.optim.momentum, weight_decay: recipe.optim.weight_decay };
-        let report = self.moco.step(&views, &shuffles, &sgd)?;
+        let report = feed.step(batch, &images, &mut *self.moco, &shuffles, &sgd)?;
         self.step += 1;
         if !report.loss.is_finite() {
             let kept = Checkpoints::new(&self.folder.checkpoints_path()).steps()?.pop().unwrap_or(0);
@@ -294,7 +284,8 @@ impl Trainer {
     ) -> Result<()> {
         let suspicious = self.health.accuracy() >= SUSPICIOUS_ACCURACY;
         let views = Views { views: [&batch.views[0], &batch.views[1]], images };
-        let running = if suspicious { Some(self.moco.accuracy_with_running_stats(&views)?) } else { None };
+        let running =
+            if suspicious { Some(self.moco.accuracy_with_running_stats(input(batch, &views))?) } else { None };
         let context = Context {
             step: self.step,
             steps_per_epoch: self.plan.steps_per_epoch,

@@ -10,6 +10,7 @@ use std::time::Instant;
 use moco_image::{Image, Rng, Scratch, augment_with};
 use rayon::prelude::*;
 
+use super::decoded::{Decoded, Plan, Sample};
 use super::order::{BatchPlan, Order};
 use super::{Buffers, Corrupt, LoaderOptions};
 use crate::data::{Dataset, Error, ReadBuffers, Result};
@@ -19,6 +20,8 @@ use crate::data::{Dataset, Error, ReadBuffers, Result};
 pub(super) struct Maker {
     dataset: Arc<Dataset>,
     options: LoaderOptions,
+    /// For a device that makes the views.
+    decoded: Option<Arc<Plan>>,
     pool: rayon::ThreadPool,
     order: Mutex<Order>,
     cache: Cache,
@@ -44,6 +47,7 @@ impl Maker {
     pub fn new(
         dataset: Arc<Dataset>,
         options: LoaderOptions,
+        decoded: Option<Arc<Plan>>,
         pool: rayon::ThreadPool,
         epoch: u64,
         step: usize,
@@ -54,6 +58,7 @@ impl Maker {
         Self {
             dataset,
             options,
+            decoded,
             pool,
             order: Mutex::new(order),
             cache,
@@ -89,25 +94,75 @@ impl Maker {
     pub fn make(&self, plan: BatchPlan, mut buffers: Buffers) -> Result<Buffers> {
         buffers.indices.clear();
         buffers.indices.extend(plan.indices());
+        let epoch = plan.epoch;
+        if let Some(plan) = &self.decoded {
+            let mut decoded = buffers.decoded.take().unwrap_or_else(|| Decoded::new(plan.clone()));
+            self.make_decoded(epoch, &mut buffers.indices, &mut decoded)?;
+            buffers.decoded = Some(decoded);
+            return Ok(buffers);
+        }
         let n = buffers.indices.len();
         let lens = [0, 1].map(|v| self.options.views[v].size.iter().product::<usize>() * self.dataset.channels());
-        let Buffers { indices, views: [first, second] } = &mut buffers;
+        let Buffers { indices, views: [first, second], .. } = &mut buffers;
         first.resize(n * lens[0], 0.0);
         second.resize(n * lens[1], 0.0);
-        let work = || {
-            self.pool.install(|| {
-                let views = first.par_chunks_exact_mut(lens[0]).zip(second.par_chunks_exact_mut(lens[1]));
-                indices.par_iter_mut().zip(views).with_max_len(1).try_for_each(|(index, (first, second))| {
-                    WORKER.with_borrow_mut(|worker| self.sample(plan.epoch, index, [first, second], worker))
-                })
+        self.on_the_pool(|| {
+            let views = first.par_chunks_exact_mut(lens[0]).zip(second.par_chunks_exact_mut(lens[1]));
+            indices.par_iter_mut().zip(views).with_max_len(1).try_for_each(|(index, (first, second))| {
+                WORKER.with_borrow_mut(|worker| self.views(epoch, index, [first, second], worker))
             })
-        };
-        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Error::Worker(panic_text(&*panic))))?;
+        })?;
         Ok(buffers)
     }
 
+    /// As [`Maker::make`], with decoded images in place of views.
+    fn make_decoded(&self, epoch: u64, indices: &mut [usize], decoded: &mut Decoded) -> Result<()> {
+        decoded.samples.resize_with(indices.len(), Sample::default);
+        self.on_the_pool(|| {
+            let samples = decoded.samples.par_iter_mut();
+            indices.par_iter_mut().zip(samples).with_max_len(1).try_for_each(|(index, sample)| {
+                WORKER.with_borrow_mut(|worker| self.sample(epoch, index, sample, worker))
+            })?;
+            decoded.assemble()
+        })
+    }
+
+    /// Runs a part of a batch on the threads of the loader; a panic there is an error.
+    fn on_the_pool(&self, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+        let work = || self.pool.install(work);
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Error::Worker(panic_text(&*panic))))
+    }
+
     /// Both views of image `index`, or of another in its place when it cannot be read; `index` then names that one.
-    fn sample(&self, epoch: u64, index: &mut usize, views: [&mut [f32]; 2], worker: &mut Worker) -> Result<()> {
+    fn views(&self, epoch: u64, index: &mut usize, views: [&mut [f32]; 2], worker: &mut Worker) -> Result<()> {
+        let rngs = self.rngs(epoch, *index);
+        self.with_image(epoch, index, worker, |image, scratch| {
+            for ((config, out), mut rng) in self.options.views.iter().zip(views).zip(rngs) {
+                augment_with(image, config, &mut rng, scratch, out)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The same image with both views only drawn.
+    fn sample(&self, epoch: u64, index: &mut usize, sample: &mut Sample, worker: &mut Worker) -> Result<()> {
+        let rngs = self.rngs(epoch, *index);
+        self.with_image(epoch, index, worker, |image, _| sample.draw(image, &self.options.views, rngs))
+    }
+
+    /// The streams of both views of image `index`.
+    fn rngs(&self, epoch: u64, index: usize) -> [Rng; 2] {
+        [0, 1].map(|view| Rng::for_sample(self.options.seed, epoch, index as u64, view))
+    }
+
+    /// Does something with image `index`, or with another in its place.
+    fn with_image(
+        &self,
+        epoch: u64,
+        index: &mut usize,
+        worker: &mut Worker,
+        augment: impl FnOnce(&Image, &mut Scratch) -> Result<()>,
+    ) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::Worker("the loader was stopped".into()));
         }
@@ -125,10 +180,7 @@ impl Maker {
             }
         };
         let decoded = Instant::now();
-        for (view, out) in views.into_iter().enumerate() {
-            let mut rng = Rng::for_sample(self.options.seed, epoch, wanted, view as u64);
-            augment_with(image, &self.options.views[view], &mut rng, scratch, out)?;
-        }
+        augment(image, scratch)?;
         let nanos = |from: Instant, to: Instant| (to - from).as_nanos() as u64;
         self.decoding.fetch_add(nanos(begin, decoded), Ordering::Relaxed);
         self.augmenting.fetch_add(nanos(decoded, Instant::now()), Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! Batches of augmented views, made ahead of the trainer on all cores. What a batch holds depends on the seed, the
 //! epoch and its number alone.
 
+mod decoded;
 mod maker;
 mod order;
 #[cfg(test)]
@@ -13,9 +14,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use moco_engine::device::HostMemory;
 use moco_image::AugmentConfig;
 
 use super::{Dataset, Error, Result};
+pub use decoded::Decoded;
 use maker::Maker;
 pub use order::batches_per_epoch;
 
@@ -60,8 +63,10 @@ pub struct Batch {
     pub n: usize,
     /// Index of each image in the data set.
     pub indices: Vec<usize>,
-    /// The views, each n × height × width × channels.
+    /// The views, each n × height × width × channels; empty where a device makes them of …
     pub views: [Vec<f32>; 2],
+    /// … these decoded images.
+    pub decoded: Option<Decoded>,
     home: Option<Sender<Option<Buffers>>>,
     _outstanding: Arc<()>,
 }
@@ -69,8 +74,8 @@ pub struct Batch {
 impl Drop for Batch {
     fn drop(&mut self) {
         if let Some(home) = self.home.take() {
-            let buffers =
-                Buffers { indices: std::mem::take(&mut self.indices), views: std::mem::take(&mut self.views) };
+            let (indices, views) = (std::mem::take(&mut self.indices), std::mem::take(&mut self.views));
+            let buffers = Buffers { indices, views, decoded: self.decoded.take() };
             // The loader may be gone already; then the buffers are simply freed.
             let _ = home.send(Some(buffers));
         }
@@ -133,6 +138,7 @@ pub struct Loader {
 struct Buffers {
     indices: Vec<usize>,
     views: [Vec<f32>; 2],
+    decoded: Option<Decoded>,
 }
 
 /// A batch, or why it could not be made.
@@ -151,6 +157,31 @@ impl Loader {
     /// [`Error::Option`] when the set is smaller than a batch and partial batches are dropped, or an option is out of
     /// range; [`Error::Pixels`] for an augmentation that contradicts itself or the images' channels.
     pub fn start(dataset: Arc<Dataset>, options: LoaderOptions, epoch: u64, step: usize) -> Result<Self> {
+        Self::start_with(dataset, options, None, epoch, step)
+    }
+
+    /// As [`Loader::start`], for a device that makes the views itself: batches hold decoded images, in memory of `memory`.
+    ///
+    /// # Errors
+    /// As [`Loader::start`], and [`Error::Pixels`] for views that devices cannot make.
+    pub fn start_decoded(
+        dataset: Arc<Dataset>,
+        options: LoaderOptions,
+        memory: Arc<dyn HostMemory>,
+        epoch: u64,
+        step: usize,
+    ) -> Result<Self> {
+        let plan = decoded::Plan::new(&options, dataset.channels(), memory)?;
+        Self::start_with(dataset, options, Some(Arc::new(plan)), epoch, step)
+    }
+
+    fn start_with(
+        dataset: Arc<Dataset>,
+        options: LoaderOptions,
+        decoded: Option<Arc<decoded::Plan>>,
+        epoch: u64,
+        step: usize,
+    ) -> Result<Self> {
         check(&dataset, &options, step)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if options.threads == 0 { cores } else { options.threads };
@@ -161,7 +192,7 @@ impl Loader {
             .build()
             .map_err(|e| worker(&e))?;
         let prefetch = options.prefetch;
-        let maker = Arc::new(Maker::new(dataset, options, pool, epoch, step));
+        let maker = Arc::new(Maker::new(dataset, options, decoded, pool, epoch, step));
         let (free, free_buffers) = unbounded();
         let (made, ready) = bounded(prefetch + 1);
         // Two batches in the making, so that no thread idles while the last images of one are finished.
@@ -206,6 +237,21 @@ impl Loader {
     /// [`Error::TooManyCorrupt`], or what a thread met.
     pub fn next_batch(&mut self) -> Result<Batch> {
         let begin = Instant::now();
+        let batch = self.take(true);
+        self.stats.waited += begin.elapsed();
+        batch.and_then(|batch| batch.ok_or_else(|| Error::Worker("no thread is left to make batches".into())))
+    }
+
+    /// The next batch if it is ready.
+    ///
+    /// # Errors
+    /// As [`Loader::next_batch`].
+    pub fn try_next_batch(&mut self) -> Result<Option<Batch>> {
+        self.take(false)
+    }
+
+    /// The next batch, or none if it is not ready and `wait` is false, or if nobody makes batches any more.
+    fn take(&mut self, wait: bool) -> Result<Option<Batch>> {
         // One count is the loader's own.
         while Arc::strong_count(&self.outstanding) > self.buffers {
             self.buffers += 1;
@@ -215,26 +261,27 @@ impl Loader {
             if let Some(made) = self.early.remove(&self.next) {
                 break made;
             }
-            let received = self.ready.as_ref().and_then(|ready| ready.recv().ok());
-            let Some(made) = received else {
-                return Err(Error::Worker("no thread is left to make batches".into()));
-            };
+            let received = self.ready.as_ref().and_then(|ready| match wait {
+                true => ready.recv().ok(),
+                false => ready.try_recv().ok(),
+            });
+            let Some(made) = received else { return Ok(None) };
             self.early.insert(made.ticket, made);
         };
         self.next += 1;
-        self.stats.waited += begin.elapsed();
         let mut buffers = made.buffers?;
         self.stats.batches += 1;
         self.stats.images += buffers.indices.len() as u64;
-        Ok(Batch {
+        Ok(Some(Batch {
             epoch: made.epoch,
             step: made.step,
             n: buffers.indices.len(),
             indices: std::mem::take(&mut buffers.indices),
             views: std::mem::take(&mut buffers.views),
+            decoded: buffers.decoded.take(),
             home: Some(self.free.clone()),
             _outstanding: self.outstanding.clone(),
-        })
+        }))
     }
 
     /// Where the time went so far.

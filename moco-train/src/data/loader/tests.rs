@@ -177,3 +177,30 @@ fn a_summary_tells_sizes_classes_and_broken_files() {
     assert_eq!(summary.corrupt.iter().map(|c| &*c.name).collect::<Vec<_>>(), ["b/2.png"]);
     assert!(summary.decode_rate > 0.0 && summary.decoded_bytes > 1800.0);
 }
+
+#[test]
+fn decoded_batches_hold_the_same_images_in_the_same_order_and_their_memory_stays() {
+    let root = folder(21);
+    let dataset = || Arc::new(Dataset::open(root.path(), &DataOptions::default()).unwrap());
+    let views = take(&mut start(root.path(), options(), 0, 0).unwrap(), 6);
+    let memory = Arc::new(moco_engine::device::Pageable);
+    let mut loader = Loader::start_decoded(dataset(), options(), memory, 0, 0).unwrap();
+    for (epoch, step, indices, _) in views {
+        let batch = loader.next_batch().unwrap();
+        assert_eq!((batch.epoch, batch.step, &batch.indices), (epoch, step, &indices));
+        assert!(batch.views.iter().all(Vec::is_empty));
+        let decoded = batch.decoded.as_ref().unwrap();
+        let sent = decoded.as_batch();
+        assert_eq!((sent.n, sent.size, sent.channels), (indices.len(), [16, 12], 3));
+        assert_eq!(sent.pixels.len(), decoded.pixel_bytes());
+        // Never more than the whole images, and the tables of each view after its header.
+        assert!(!sent.pixels.is_empty() && sent.pixels.len() <= indices.len() * 26 * 24 * 3);
+        assert!(sent.tables.iter().all(|t| t.len() > sent.n * moco_image::VIEW_HEADER));
+        assert!(sent.normal.iter().all(|t| t.len() == 3 * 256));
+    }
+    let uneven = [options().views[0].clone(), AugmentConfig { size: [12, 12], ..AugmentConfig::moco_v2() }];
+    let memory = Arc::new(moco_engine::device::Pageable);
+    let error =
+        Loader::start_decoded(dataset(), LoaderOptions { views: uneven, ..options() }, memory, 0, 0).unwrap_err();
+    assert!(error.to_string().contains("one size"), "{error}");
+}
