@@ -177,7 +177,7 @@ typedef struct moco_features moco_features;
  * A linear head: scores = features · weightᵀ + bias, one score a class.
  *
  * 1. moco_head_fit(), moco_head_fit_features() or moco_head_fit_pixels() makes one, moco_head_open() reads one.
- * 2. moco_head_predict() or moco_head_predict_pixels(), from any number of threads.
+ * 2. moco_head_predict_features(), moco_head_predict() or moco_head_predict_pixels(), from any number of threads.
  * 3. moco_head_save().
  * 4. moco_head_free().
  */
@@ -711,6 +711,23 @@ moco_error *moco_head_predict(const moco_head *head,
                               size_t probabilities_len,
                               uint32_t *labels,
                               size_t labels_len);
+
+/**
+ * Probabilities and classes for extracted features.
+ *
+ * Parameters: `head`: a head. `features`: features. `tap`: index of the tap in `features`; maps are flattened. Others as in
+ * moco_head_predict(), with `n` = moco_features_images().
+ * Returns: NULL, or an error, also where the head remembers another tap or backbone than these features are of.
+ * Thread safety: const.
+ */
+MOCO_MUST_USE
+moco_error *moco_head_predict_features(const moco_head *head,
+                                       const moco_features *features,
+                                       size_t tap,
+                                       float *probabilities,
+                                       size_t probabilities_len,
+                                       uint32_t *labels,
+                                       size_t labels_len);
 
 /**
  * Probabilities and classes for images: features are extracted by the backbone the head was fitted on.

@@ -83,7 +83,7 @@ unsafe impl Options for moco_fit_options {
 /// A linear head: scores = features · weightᵀ + bias, one score a class.
 ///
 /// 1. moco_head_fit(), moco_head_fit_features() or moco_head_fit_pixels() makes one, moco_head_open() reads one.
-/// 2. moco_head_predict() or moco_head_predict_pixels(), from any number of threads.
+/// 2. moco_head_predict_features(), moco_head_predict() or moco_head_predict_pixels(), from any number of threads.
 /// 3. moco_head_save().
 /// 4. moco_head_free().
 pub struct moco_head {
@@ -361,6 +361,33 @@ pub unsafe extern "C" fn moco_head_predict(
         let features = unsafe { slice(features, len, "features")? };
         // SAFETY: as above.
         unsafe { predict(head, features, (probabilities, probabilities_len), (labels, labels_len)) }
+    })
+}
+
+/// Probabilities and classes for extracted features.
+///
+/// Parameters: `head`: a head. `features`: features. `tap`: index of the tap in `features`; maps are flattened. Others as in
+/// moco_head_predict(), with `n` = moco_features_images().
+/// Returns: NULL, or an error, also where the head remembers another tap or backbone than these features are of.
+/// Thread safety: const.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn moco_head_predict_features(
+    head: Option<&moco_head>,
+    features: Option<&moco_features>,
+    tap: usize,
+    probabilities: *mut f32,
+    probabilities_len: usize,
+    labels: *mut u32,
+    labels_len: usize,
+) -> Option<Box<moco_error>> {
+    guard(|| {
+        let head = &required(head, "head")?.head;
+        let features = required(features, "features")?;
+        let tap = features.tap(tap)?;
+        head.check_backbone(&tap.tap, tap.shape[1..].iter().product(), &features.backbone_sha256)?;
+        // SAFETY: forwarded from this function's own contract.
+        unsafe { predict(head, &tap.data, (probabilities, probabilities_len), (labels, labels_len)) }
     })
 }
 

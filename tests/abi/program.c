@@ -269,6 +269,13 @@ static void heads(const char *folder, const moco_backbone *backbone) {
   OK(moco_head_predict(opened, rows, N, dim, again, N * 2, NULL, 0));
   CHECK(memcmp(probabilities, again, sizeof again) == 0);
   OK(moco_head_predict(opened, NULL, 0, dim, NULL, 0, NULL, 0));
+  memset(again, 0, sizeof again);
+  OK(moco_head_predict_features(opened, features, 0, again, N * 2, predicted, N));
+  CHECK(memcmp(probabilities, again, sizeof again) == 0 && memcmp(predicted, labels, sizeof labels) == 0);
+  FAILS(moco_head_predict_features(opened, features, 1, again, N * 2, NULL, 0), MOCO_CODE_INVALID_ARGUMENT, "tap `pooled`");
+  FAILS(moco_head_predict_features(opened, features, 2, again, N * 2, NULL, 0), MOCO_CODE_INVALID_ARGUMENT, "2 taps");
+  FAILS(moco_head_predict_features(opened, NULL, 0, again, N * 2, NULL, 0), MOCO_CODE_INVALID_ARGUMENT, "`features`");
+  FAILS(moco_head_predict_features(opened, features, 0, again, 1, NULL, 0), MOCO_CODE_INVALID_ARGUMENT, "probabilities_len");
   moco_head_free(opened);
 
   predicted[0] = 99;

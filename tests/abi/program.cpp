@@ -84,7 +84,7 @@ int main(int argc, char** argv) {
   CHECK(other.predict(features).probabilities == expected.probabilities);
   other = moco::Head::fit(std::vector<float>{0.0F, 1.0F, 2.0F, 3.0F}, 1, labels, 2);
   CHECK(other.dim() == 1);
-  throws(MOCO_CODE_INVALID_ARGUMENT, "`dim`", [&] { (void)other.predict(features); });
+  throws(MOCO_CODE_INVALID_ARGUMENT, "reads 1 features", [&] { (void)other.predict(features); });
 
   throws(MOCO_CODE_INVALID_ARGUMENT, "class names", [&] {
     moco::FitOptions wrong;

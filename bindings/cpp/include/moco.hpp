@@ -263,9 +263,12 @@ class Head {
     return detail::text(moco_head_class_name(get(), label));
   }
 
-  /// For features of a tap.
+  /// For features of a tap. Refuses those of another tap or backbone than the head was fitted on.
   [[nodiscard]] Prediction predict(const Features& features, std::size_t tap = 0) const {
-    return predict(features.data(tap), features.images(), features.dim(tap));
+    Prediction result = room_for(features.images());
+    detail::check(moco_head_predict_features(get(), features.get(), tap, result.probabilities.data(),
+                                             result.probabilities.size(), result.labels.data(), result.labels.size()));
+    return result;
   }
   /// For `n` rows of `dim` floats.
   [[nodiscard]] Prediction predict(const float* features, std::size_t n, std::size_t dim) const {
