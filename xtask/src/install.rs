@@ -64,7 +64,7 @@ pub fn copy(prefix: &Path) -> Result<()> {
 }
 
 /// Writes a file beside its place and moves it there: a program that runs keeps the file it has mapped.
-fn place(bytes: &[u8], path: &Path) -> Result<()> {
+pub fn place(bytes: &[u8], path: &Path) -> Result<()> {
     let folder = path.parent().expect("it lies below the prefix");
     let write = || -> Result<()> {
         std::fs::create_dir_all(folder)?;

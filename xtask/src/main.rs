@@ -10,6 +10,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod wheel;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,13 +22,13 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
-    /// Fetches what the other tasks need: ONNX Runtime, and a C++ compiler, CMake and valgrind where they are missing.
+    /// Fetches what the other tasks need: ONNX Runtime, and a C++ compiler, CMake, valgrind and python3-venv where they are missing.
     ///
     /// Does nothing, without network, when everything is there.
     Setup,
     /// Runs the whole line on real images: pre-train, evaluate, extract through ONNX Runtime, fine-tune from C++.
     Demo(demo::Options),
-    /// Set-up, formatting, lints, then every test: Rust, C and C++.
+    /// Set-up, formatting, lints, then every test: Rust, C, C++ and Python.
     Test(test::Options),
     /// Builds in release and installs programs, library, headers, CMake package and pkg-config file.
     Install {
@@ -39,9 +40,11 @@ enum Task {
     ///
     /// The program lies in `cuda/moco-train` of the target folder. It opens driver, cuDNN and NCCL when it runs.
     Cuda(cuda::Options),
-    /// Writes moco-ffi/include/moco.h from the Rust source.
+    /// Builds the Python wheel, with libmoco and ONNX Runtime in it, into `dist`.
+    Wheel,
+    /// Writes moco-ffi/include/moco.h from the Rust source, and the Python package's declarations from it.
     Header {
-        /// Only says whether the header is up to date.
+        /// Only says whether they are up to date.
         #[arg(long)]
         check: bool,
     },
@@ -69,6 +72,7 @@ fn run(task: &Task) -> Result<()> {
             install::run(prefix)
         }
         Task::Cuda(options) => cuda::run(options).map(drop),
+        Task::Wheel => wheel::run(),
         Task::Header { check } => header::run(*check),
         Task::Tidy => tidy::run(),
     }

@@ -1,5 +1,6 @@
 //! Running other programs, and the folders of this repository.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -49,8 +50,16 @@ pub fn capture(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{name} printed something that is not UTF-8"))
 }
 
+/// An empty folder, whatever was there.
+pub fn fresh_folder(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
+}
+
 /// Whether a program is there: it can be started with `--version`.
-pub fn exists(program: &str) -> bool {
+pub fn exists(program: impl AsRef<OsStr>) -> bool {
     Command::new(program)
         .arg("--version")
         .stdin(Stdio::null())

@@ -1,19 +1,23 @@
-//! Programs from the system: a C++ compiler, CMake and valgrind.
+//! Programs from the system: a C++ compiler, CMake, valgrind, and Python's virtual environments.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
 use crate::shell;
 
 /// What is needed: the program, the Debian package it comes from, what it is for.
-const NEEDED: [(&str, &str, &str); 4] = [
+const NEEDED: [(&str, &str, &str); 5] = [
     ("cc", "gcc", "compiles the C programs"),
     ("c++", "g++", "compiles the C++ programs"),
     ("cmake", "cmake", "builds programs against the installed library"),
     ("valgrind", "valgrind", "watches the memory of the C and C++ tests"),
+    (VENV, "python3-venv", "builds and tests the Python wheel"),
 ];
+
+/// Not a program: the module with which Python makes virtual environments.
+const VENV: &str = "python3 -m venv";
 
 /// Makes sure that the programs are there: by apt-get as root, CMake else by pip; returns CMake.
 ///
@@ -53,6 +57,11 @@ fn find(program: &str) -> Option<PathBuf> {
     let own = python_folder().join("cmake/data/bin").join(program);
     if program == "cmake" && own.is_file() {
         return Some(own);
+    }
+    if program == VENV {
+        // Debian has `venv` without its package too, and lacks only what it installs pip from.
+        let asked = Command::new("python3").args(["-c", "import ensurepip, venv"]).stderr(Stdio::null()).status();
+        return asked.is_ok_and(|status| status.success()).then(|| PathBuf::from("python3"));
     }
     shell::exists(program).then(|| PathBuf::from(program))
 }

@@ -1,6 +1,6 @@
 //! The installed library as a stranger uses it: moved to another folder, found by CMake, by pkg-config and by hand.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -9,10 +9,25 @@ use crate::setup::Tools;
 use crate::{install, shell};
 
 /// Variables that would lead a program to ONNX Runtime although it does not lie beside it.
-const HELP: [&str; 4] = ["MOCO_ORT_LIB", "ORT_DYLIB_PATH", "MOCO_ORT_DIR", "LD_LIBRARY_PATH"];
+const HELP: [&str; 6] =
+    ["MOCO_ORT_LIB", "ORT_DYLIB_PATH", "MOCO_ORT_DIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH"];
+
+/// What was installed and made with it, for others to compare with.
+pub struct Installed {
+    pub prefix: PathBuf,
+    pub backbone: PathBuf,
+    /// Labelled, in `train` and `test`.
+    pub images: PathBuf,
+    pub pictures: Vec<PathBuf>,
+    /// What `embed` printed about the pictures.
+    pub embed: String,
+    /// What `finetune` printed, and the head it saved.
+    pub finetune: String,
+    pub head: PathBuf,
+}
 
 /// Installs, moves the prefix, builds the examples against it, and runs them from another folder.
-pub fn run(tools: &Tools) -> Result<()> {
+pub fn run(tools: &Tools) -> Result<Installed> {
     shell::step("the installed library");
     let work = shell::target()?.join("xtask-installed");
     if work.exists() {
@@ -31,20 +46,17 @@ pub fn run(tools: &Tools) -> Result<()> {
 
     let build = work.join("cmake");
     cmake(tools, &prefix, &build)?;
-    let pictures = ["Banana", "Kiwi"].map(|class| first_file(&images.join("test").join(class)));
-    let embed = |program: &Path| -> Result<String> {
-        let mut command = alone(program);
-        command.arg(&backbone);
-        for picture in &pictures {
-            command.arg(picture.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?);
-        }
-        shell::capture(&mut command)
-    };
+    let classes = ["Banana", "Kiwi"];
+    let pictures: Vec<PathBuf> =
+        classes.iter().map(|class| first_file(&images.join("test").join(class))).collect::<Result<_>>()?;
+    let embed = |program: &Path| shell::capture(alone(program).arg(&backbone).args(&pictures));
     let by_cmake = embed(&build.join("embed"))?;
     ensure!(by_cmake.lines().count() == 2 && by_cmake.starts_with("1.0000"), "embed printed:\n{by_cmake}");
+    let head = work.join("head.safetensors");
     let mut fit = alone(&build.join("finetune"));
-    fit.arg(&backbone).arg(images.join("train")).arg(images.join("test")).arg(work.join("head.safetensors"));
-    ensure!(shell::capture(&mut fit)?.contains("accuracy"), "finetune printed no accuracy");
+    fit.arg(&backbone).arg(images.join("train")).arg(images.join("test")).arg(&head);
+    let finetune = shell::capture(&mut fit)?;
+    ensure!(finetune.contains("accuracy"), "finetune printed no accuracy");
 
     let by_pkg_config = pkg_config(&prefix, &work)?;
     if let Some(program) = by_pkg_config {
@@ -52,11 +64,11 @@ pub fn run(tools: &Tools) -> Result<()> {
     }
     ensure!(embed(&by_hand(&prefix)?)? == by_cmake, "the program with the static library prints something else");
     println!("shared and static library work from {}", prefix.display());
-    Ok(())
+    Ok(Installed { prefix, backbone, images, pictures, embed: by_cmake, finetune, head })
 }
 
 /// A program that gets no help in finding ONNX Runtime, started elsewhere.
-fn alone(program: &Path) -> Command {
+pub fn alone(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(std::env::temp_dir());
     HELP.iter().for_each(|variable| {
@@ -73,7 +85,7 @@ fn cmake(tools: &Tools, prefix: &Path, build: &Path) -> Result<()> {
 }
 
 /// None if there is no pkg-config.
-fn pkg_config(prefix: &Path, work: &Path) -> Result<Option<std::path::PathBuf>> {
+fn pkg_config(prefix: &Path, work: &Path) -> Result<Option<PathBuf>> {
     if !shell::exists("pkg-config") {
         println!("note: no pkg-config here, so moco.pc is not tried");
         return Ok(None);
@@ -89,7 +101,7 @@ fn pkg_config(prefix: &Path, work: &Path) -> Result<Option<std::path::PathBuf>> 
 }
 
 /// Links the static library with the compiler alone; the program lies in `bin`, ONNX Runtime in `lib` beside it.
-fn by_hand(prefix: &Path) -> Result<std::path::PathBuf> {
+fn by_hand(prefix: &Path) -> Result<PathBuf> {
     let program = prefix.join("bin/embed_static");
     let mut cc = Command::new("cc");
     cc.arg(shell::root().join("examples/embed.c")).arg("-I").arg(prefix.join("include")).arg("-o").arg(&program);
@@ -97,7 +109,7 @@ fn by_hand(prefix: &Path) -> Result<std::path::PathBuf> {
     Ok(program)
 }
 
-fn first_file(folder: &Path) -> Result<std::path::PathBuf> {
+fn first_file(folder: &Path) -> Result<PathBuf> {
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .with_context(|| format!("cannot read {}", folder.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))

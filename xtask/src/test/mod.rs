@@ -1,6 +1,7 @@
 //! Every test, in the order in which failures are cheapest to find.
 
 mod installed;
+mod python;
 
 use anyhow::Result;
 use clap::Args;
@@ -13,7 +14,7 @@ pub struct Options {
     /// Without formatting and lints: only what can fail at run time.
     #[arg(long)]
     no_lint: bool,
-    /// Only the installed library, as a stranger uses it.
+    /// Only the installed library and the Python package, as a stranger uses them.
     #[arg(long)]
     only_installed: bool,
 }
@@ -26,7 +27,7 @@ pub fn run(options: &Options) -> Result<()> {
     let tools = setup::run()?;
     if options.only_installed {
         install::build()?;
-        return installed::run(&tools);
+        return python::run(&installed::run(&tools)?);
     }
     shell::step("tidy");
     tidy::run()?;
@@ -51,5 +52,5 @@ pub fn run(options: &Options) -> Result<()> {
     shell::run(&mut shell::cargo(&["build", "--release", "--workspace", "--exclude", "xtask"])?)?;
     shell::step("tests");
     shell::run(&mut shell::cargo(&["test", "--release", "--workspace", "--exclude", "xtask"])?)?;
-    installed::run(&tools)
+    python::run(&installed::run(&tools)?)
 }
