@@ -791,6 +791,6 @@ uint32_t moco_abi_version(void);
 #endif  /* MOCO_H */
 
 /** Every option at its default. */
-#define MOCO_BACKBONE_OPTIONS_INIT { sizeof(moco_backbone_options), NULL, NULL, 0, 0 }
+#define MOCO_BACKBONE_OPTIONS_INIT { sizeof(moco_backbone_options), NULL, NULL, 0, 0, NULL }
 /** Every option at its default. */
 #define MOCO_FIT_OPTIONS_INIT { sizeof(moco_fit_options), NULL, NULL, NULL, 0, 0, 0, 0.0f, 0.0f, 0, 0 }

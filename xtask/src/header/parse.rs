@@ -13,6 +13,8 @@ pub struct Header {
     /// Objects, structs and callbacks.
     pub types: Vec<(String, Kind)>,
     pub functions: Vec<Function>,
+    /// `#define …_INIT { sizeof(name), … }`: the struct, and how many fields are given.
+    initialisers: Vec<(String, usize)>,
 }
 
 /// What a name stands for.
@@ -60,6 +62,7 @@ pub fn header(text: &str) -> Result<Header> {
                 {
                     header.numbers.push((name.to_owned(), value));
                 }
+                header.initialisers.extend(initialiser(directive));
             }
             None => code.extend([line, "\n"]),
         }
@@ -71,7 +74,26 @@ pub fn header(text: &str) -> Result<Header> {
         declaration(&mut rest, &mut header)
             .with_context(|| format!("not understood: {} …", begin[..begin.len().min(16)].join(" ")))?;
     }
+    for (name, given) in &header.initialisers {
+        let fields = header.types.iter().find_map(|(known, kind)| match kind {
+            Kind::Struct(fields) if known == name => Some(fields.len()),
+            _ => None,
+        });
+        if fields != Some(*given) {
+            bail!(
+                "the _INIT of `{name}` in cbindgen.toml gives {given} values, the struct has {} fields",
+                fields.unwrap_or(0)
+            );
+        }
+    }
     Ok(header)
+}
+
+/// A macro that sets every field of a struct of options.
+fn initialiser(directive: &str) -> Option<(String, usize)> {
+    let values = directive.split_once("_INIT { sizeof(")?.1;
+    let name = values.split_once(')')?.0;
+    Some((name.to_owned(), values.split(',').count()))
 }
 
 fn without_comments(text: &str) -> Result<String> {
@@ -269,6 +291,15 @@ mod tests {
         assert_eq!((f.parameters[0].of.array, f.parameters[0].name.as_str()), (Some(4), "shape"));
         assert_eq!((f.parameters[1].of.pointers, f.result.pointers), (2, 1));
         assert!(g.parameters.is_empty() && g.result.base == "void");
+    }
+
+    #[test]
+    fn an_initialiser_that_forgets_a_field_is_named() {
+        let text =
+            |values: &str| format!("typedef struct {{ int n; int m; }} s;\n#define S_INIT {{ sizeof(s){values} }}\n");
+        assert!(header(&text(", 0")).is_ok());
+        let error = header(&text("")).err().unwrap().to_string();
+        assert!(error.contains("`s`") && error.contains("2 fields"), "{error}");
     }
 
     #[test]
