@@ -135,6 +135,7 @@ def test_a_backbone_says_what_it_is(backbone, backbone_path):
         ({"threads": 0}, ValueError, "`threads` is 0"),
         ({"threads": 1 << 32}, ValueError, "`threads` is 4294967296"),
         ({"batch": 1.5}, TypeError, "`batch` must be a whole number"),
+        ({"calibration": "absent.json"}, moco.MocoError, "absent.json"),
         ({"ort_library": "absent.so"}, moco.MocoError, "absent.so"),
     ],
 )

@@ -52,6 +52,7 @@ class moco_backbone_options(Structure):
         ("ort_library", ctypes.c_char_p),
         ("threads", ctypes.c_uint32),
         ("batch", ctypes.c_uint32),
+        ("calibration", ctypes.c_char_p),
     ]
 
 
