@@ -24,6 +24,8 @@ pub(super) const ACCESS: usize = 16;
 pub trait Driver: Send + Sync + 'static {
     /// Memory of the device.
     type Allocation: Send + Sync;
+    /// Work that can be repeated.
+    type Recording: Send + Sync;
 
     /// `bytes` zeros.
     ///
@@ -63,6 +65,14 @@ pub trait Driver: Send + Sync + 'static {
     /// # Errors
     /// [`Error::Device`] for what went wrong until here.
     fn wait(&self) -> Result<()>;
+    /// From now on, work is recorded and not done, until [`Driver::end_recording`]. `false` if the device cannot.
+    fn begin_recording(&self) -> bool;
+    /// The work since [`Driver::begin_recording`]; `None` if something in it cannot be recorded.
+    fn end_recording(&self) -> Option<Self::Recording>;
+    /// Does recorded work again, on the same addresses.
+    fn replay(&self, recording: &Self::Recording);
+    /// Changes when the device's own scratch, which recordings also use, has moved.
+    fn generation(&self) -> u64;
     /// Keeps a failure of the caller for who waits next.
     fn fail(&self, error: &crate::Error);
     /// Multiprocessors, to size grids.

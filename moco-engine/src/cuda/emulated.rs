@@ -6,11 +6,13 @@
 use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::arguments::KERNELS;
 use super::driver::{Convolution, Driver, THREADS};
-use crate::{Error, Result};
+use crate::Error;
+
+type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Bytes before and behind an allocation that nobody may write.
 const GUARD: usize = 256;
@@ -34,7 +36,20 @@ pub struct Emulated {
     /// Handles of the kernels, in the order of launch indices.
     handles: Vec<i32>,
     descending: AtomicBool,
+    /// What has been recorded; `Err` after something that cannot be.
+    recording: Mutex<Option<Result<Vec<Work>, ()>>>,
+    replays: AtomicUsize,
     failure: Mutex<Option<String>>,
+}
+
+/// Work of the emulated device.
+pub enum Work {
+    /// A kernel by its launch index, its grid, and its arguments in whole words.
+    Launch(usize, [u32; 3], Vec<u64>),
+    /// From, to, bytes.
+    Copy(u64, u64, usize),
+    /// At, bytes.
+    Clear(u64, usize),
 }
 
 /// Memory of the emulated device.
@@ -79,12 +94,51 @@ impl Emulated {
                 handles.push(handle);
             }
         }
-        Ok(Emulated { handles, descending: AtomicBool::new(false), failure: Mutex::new(None) })
+        Ok(Emulated {
+            handles,
+            descending: AtomicBool::new(false),
+            recording: Mutex::new(None),
+            replays: AtomicUsize::new(0),
+            failure: Mutex::new(None),
+        })
     }
 
     /// From now on, threads and blocks run from the last to the first. A kernel whose result depends on it has a race.
     pub fn turn_around(&self) {
         self.descending.fetch_xor(true, Ordering::Relaxed);
+    }
+
+    /// How often recorded work has been done.
+    pub fn replays(&self) -> usize {
+        self.replays.load(Ordering::Relaxed)
+    }
+
+    /// Runs a kernel now.
+    fn run(&self, index: usize, grid: [u32; 3], arguments: *const c_void) {
+        let descending = i32::from(self.descending.load(Ordering::Relaxed));
+        #[expect(unsafe_code, reason = "the emulation is C++")]
+        // SAFETY: `new` has compared the size of the arguments; the addresses in them are those of live allocations, whose
+        // borrows the caller holds. The message is a string constant.
+        let wrong = unsafe {
+            let handle = self.handles[index];
+            let wrong = moco_emulation_launch(handle, grid.as_ptr(), THREADS as u32, arguments, descending);
+            (!wrong.is_null()).then(|| CStr::from_ptr(wrong).to_string_lossy().into_owned())
+        };
+        if let Some(wrong) = wrong {
+            self.remember(format!("{}: {wrong}", KERNELS[index / 2].name));
+        }
+    }
+
+    /// Records work if the device records.
+    fn records(&self, work: impl FnOnce() -> Option<Work>) -> bool {
+        let mut recording = self.recording.lock().expect("no holder of the lock panics");
+        let Some(list) = recording.as_mut() else { return false };
+        match (work(), &mut *list) {
+            (Some(work), Ok(all)) => all.push(work),
+            (None, _) => *list = Err(()),
+            (Some(_), Err(())) => {}
+        }
+        true
     }
 
     fn remember(&self, what: String) {
@@ -98,6 +152,7 @@ fn layout(bytes: usize) -> Layout {
 
 impl Driver for Emulated {
     type Allocation = EmulatedMemory;
+    type Recording = Vec<Work>;
 
     fn allocate(&self, bytes: usize) -> Result<EmulatedMemory> {
         if bytes > isize::MAX as usize / 2 {
@@ -138,21 +193,46 @@ impl Driver for Emulated {
     }
 
     fn launch(&self, index: usize, grid: [u32; 3], arguments: *const c_void) {
-        let descending = i32::from(self.descending.load(Ordering::Relaxed));
-        #[expect(unsafe_code, reason = "the emulation is C++")]
-        // SAFETY: `new` has compared the size of the arguments; the addresses in them are those of live allocations, whose
-        // borrows the caller holds. The message is a string constant.
-        let wrong = unsafe {
-            let handle = self.handles[index];
-            let wrong = moco_emulation_launch(handle, grid.as_ptr(), THREADS as u32, arguments, descending);
-            (!wrong.is_null()).then(|| CStr::from_ptr(wrong).to_string_lossy().into_owned())
-        };
-        if let Some(wrong) = wrong {
-            self.remember(format!("{}: {wrong}", KERNELS[index / 2].name));
+        let bytes = KERNELS[index / 2].bytes;
+        let mut words = vec![0u64; bytes.div_ceil(8)];
+        #[expect(unsafe_code, reason = "arguments are structs of C")]
+        // SAFETY: the caller gives the kernel's own argument struct, which has `bytes` bytes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(arguments.cast::<u8>(), words.as_mut_ptr().cast(), bytes);
+        }
+        if !self.records(|| Some(Work::Launch(index, grid, words.clone()))) {
+            self.run(index, grid, words.as_ptr().cast());
         }
     }
 
+    fn begin_recording(&self) -> bool {
+        *self.recording.lock().expect("no holder of the lock panics") = Some(Ok(vec![]));
+        true
+    }
+
+    fn end_recording(&self) -> Option<Vec<Work>> {
+        self.recording.lock().expect("no holder of the lock panics").take()?.ok()
+    }
+
+    fn replay(&self, recording: &Vec<Work>) {
+        self.replays.fetch_add(1, Ordering::Relaxed);
+        for work in recording {
+            match *work {
+                Work::Launch(index, grid, ref words) => self.run(index, grid, words.as_ptr().cast()),
+                Work::Copy(from, to, bytes) => self.copy(from, to, bytes),
+                Work::Clear(at, bytes) => self.clear(at, bytes),
+            }
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        0
+    }
+
     fn copy(&self, from: u64, to: u64, bytes: usize) {
+        if self.records(|| Some(Work::Copy(from, to, bytes))) {
+            return;
+        }
         #[expect(unsafe_code, reason = "device addresses are host addresses here")]
         // SAFETY: both lie in live allocations, whose borrows the caller holds; they may overlap.
         unsafe {
@@ -161,6 +241,9 @@ impl Driver for Emulated {
     }
 
     fn clear(&self, at: u64, bytes: usize) {
+        if self.records(|| Some(Work::Clear(at, bytes))) {
+            return;
+        }
         #[expect(unsafe_code, reason = "device addresses are host addresses here")]
         // SAFETY: lies in a live allocation that the caller borrows to write.
         unsafe {
@@ -169,6 +252,9 @@ impl Driver for Emulated {
     }
 
     fn upload(&self, from: &[u8], to: u64) {
+        if self.records(|| None) {
+            return;
+        }
         self.copy(from.as_ptr() as u64, to, from.len());
     }
 

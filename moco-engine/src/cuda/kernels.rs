@@ -8,16 +8,19 @@ use super::conv::Weights;
 use super::driver::{Driver, THREADS, flat, launch};
 use super::memory::{DeviceView, Memory, Value};
 use super::norm::Chunks;
+use super::passes::Passes;
 use crate::Result;
 use crate::kernels::conv::ConvShape;
 use crate::kernels::{
-    ConvInput, Kernels, LinearShape, MapShape, Mask, Need, NormOffsets, NormShape, Offsets, PoolShape, Residual,
+    ConvInput, Kernels, LinearShape, MapShape, Mask, Need, NormOffsets, NormShape, Offsets, Pass, PoolShape, Residual,
 };
 
 /// The steps of a plan on a device, maps stored as `T`.
 ///
 /// Sums have a fixed order; the same plan on the same device gives the same bits again.
 pub struct CudaKernels<T: Value, D: Driver> {
+    /// Before the driver, which it must not outlive.
+    passes: Passes<D>,
     pub(super) driver: Arc<D>,
     pub(super) needs: Needs,
     /// Sums of the chunks of one normalisation; splits and library layout of one weight gradient; padded images.
@@ -37,6 +40,7 @@ impl<T: Value, D: Driver> CudaKernels<T, D> {
     /// Kernels for one plan.
     pub fn new(driver: &Arc<D>) -> CudaKernels<T, D> {
         CudaKernels {
+            passes: Passes::default(),
             driver: driver.clone(),
             needs: Needs::default(),
             scratch: None,
@@ -131,7 +135,10 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
 
     fn expect(&mut self, need: &Need, backward: bool) {
         match need {
-            Need::Conv(shape) => self.expect_conv(shape, backward),
+            Need::Conv(shape) => {
+                self.passes.expect(shape.y_len() * T::BYTES);
+                self.expect_conv(shape, backward);
+            }
             Need::Norm(shape) => {
                 let bytes = Chunks::most_bytes::<T, D>(&self.driver, shape);
                 self.needs.scratch = self.needs.scratch.max(bytes);
@@ -148,6 +155,18 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
         self.scratch = Some(Memory::zeroed(&self.driver, self.needs.scratch)?);
         self.weights = Weights::allocate(&self.driver, self.needs.weights)?;
         Ok(())
+    }
+
+    fn begin_pass(&mut self, pass: Pass, n: usize, views: &mut dyn Iterator<Item = (usize, &DeviceView<f32>)>) -> bool {
+        let mut key = vec![u64::from(pass == Pass::Backward), n as u64];
+        for (role, view) in views {
+            key.extend([role as u64, view.address(), view.len() as u64]);
+        }
+        self.passes.begin(&self.driver, key)
+    }
+
+    fn end_pass(&mut self) -> bool {
+        self.passes.end(&self.driver)
     }
 
     fn load(&mut self, from: &DeviceView<f32>, to: &mut DeviceView<T>, accumulate: bool) {

@@ -15,6 +15,7 @@ mod gpu;
 mod kernels;
 mod memory;
 mod norm;
+mod passes;
 mod views;
 
 pub use device::DriverDevice;

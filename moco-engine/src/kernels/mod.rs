@@ -90,6 +90,18 @@ pub trait Kernels: Sized + Send + Sync {
     /// If the device has not that much.
     fn allocate_workspace(&mut self) -> Result<()>;
 
+    /// Begins a pass over a plan's steps, all of whose operands are the plan's own memory and `views`, each with its role.
+    /// `false` if the kernels have repeated an earlier pass like it, so that nothing is left to do; else
+    /// [`Kernels::end_pass`] follows the steps.
+    fn begin_pass(&mut self, pass: Pass, n: usize, views: &mut dyn Iterator<Item = (usize, &Self::View)>) -> bool {
+        let _ = (pass, n, views);
+        true
+    }
+    /// Ends a pass. `false` if it has not run and its steps have to be asked for once more.
+    fn end_pass(&mut self) -> bool {
+        true
+    }
+
     /// Brings values into a map: `to = from`, or `to += from` if `accumulate`.
     fn load(&mut self, from: &Self::View, to: &mut Self::MapView, accumulate: bool);
     /// Brings a map out: `to = from`.
@@ -253,6 +265,15 @@ pub trait Kernels: Sized + Send + Sync {
         dx: &mut Self::MapView,
         accumulate: bool,
     );
+}
+
+/// A direction in which a plan goes over its steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// From the images to the taps.
+    Forward,
+    /// From the taps' gradients to the parameters'.
+    Backward,
 }
 
 /// A step that needs scratch.

@@ -3,7 +3,7 @@
 use super::memory::{Life, gets_gradient};
 use super::program::{Join, Step, ValueId};
 use super::{Mode, Plan, State, norm_shape, read};
-use crate::kernels::{ConvInput, InputNorm, LinearShape, MapShape, Mask, PoolShape};
+use crate::kernels::{ConvInput, InputNorm, LinearShape, MapShape, Mask, Pass, PoolShape};
 use crate::{Error, Kernels, Result};
 
 impl<K: Kernels> Plan<K> {
@@ -36,7 +36,23 @@ impl<K: Kernels> Plan<K> {
         }
 
         self.state = State::Taps { n };
-        K::enter(|| self.run_backward(params, d_taps, gradients, n))
+        K::enter(|| {
+            let mut runs = self.begin_backward(params, d_taps, gradients, n);
+            while runs {
+                let ran = self.run_backward(params, d_taps, gradients, n);
+                runs = !self.kernels.end_pass();
+                ran?;
+            }
+            Ok(())
+        })
+    }
+
+    fn begin_backward(&mut self, params: &K::View, d_taps: &[(&str, &K::View)], gradients: &K::View, n: usize) -> bool {
+        let Plan { program, kernels, .. } = self;
+        let place = |tap: &str| program.taps.iter().position(|(known, _)| known == tap);
+        // Which taps receive a gradient is part of what the pass does.
+        let taps = d_taps.iter().map(|(tap, view)| (2 + place(tap).expect("it has been checked"), *view));
+        kernels.begin_pass(Pass::Backward, n, &mut [(0, params), (1, gradients)].into_iter().chain(taps))
     }
 
     fn run_backward(

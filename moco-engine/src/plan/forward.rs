@@ -3,7 +3,7 @@
 use super::memory::Life;
 use super::program::{Join, Step, ValueId};
 use super::{Mode, Plan, State, norm_shape, read};
-use crate::kernels::{ConvInput, InputNorm, LinearShape, MapShape, PoolShape, Residual};
+use crate::kernels::{ConvInput, InputNorm, LinearShape, MapShape, Pass, PoolShape, Residual};
 use crate::{Error, Kernels, Result};
 
 impl<K: Kernels> Plan<K> {
@@ -24,7 +24,14 @@ impl<K: Kernels> Plan<K> {
         self.check_groups(n)?;
 
         self.state = State::Empty;
-        K::enter(|| self.run_steps(params, buffers, images, n));
+        K::enter(|| {
+            let views = [params, &*buffers, images];
+            let mut runs = self.kernels.begin_pass(Pass::Forward, n, &mut views.into_iter().enumerate());
+            while runs {
+                self.run_steps(params, buffers, images, n);
+                runs = !self.kernels.end_pass();
+            }
+        });
         self.state = State::Forward { n };
         Ok(())
     }

@@ -23,6 +23,8 @@ pub(super) struct Cudnn {
     plans: HashMap<(Pass, ConvShape, bool), Option<Plan>>,
     workspace: driver::sys::CUdeviceptr,
     workspace_bytes: usize,
+    /// How often the scratch has moved.
+    generation: u64,
 }
 
 /// How one pass of one shape runs.
@@ -90,7 +92,12 @@ impl Cudnn {
         unsafe {
             result::set_stream(handle, stream.cast())?;
         }
-        Ok(Cudnn { handle, stream, plans: HashMap::new(), workspace: 0, workspace_bytes: 0 })
+        Ok(Cudnn { handle, stream, plans: HashMap::new(), workspace: 0, workspace_bytes: 0, generation: 0 })
+    }
+
+    /// Changes when the scratch has moved.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Runs a convolution; `false` if cuDNN has no algorithm for it.
@@ -316,6 +323,7 @@ impl Cudnn {
             self.workspace = driver::result::malloc_async(self.stream, bytes)?;
         }
         self.workspace_bytes = bytes;
+        self.generation += 1;
         Ok(())
     }
 

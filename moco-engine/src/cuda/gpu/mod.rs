@@ -47,6 +47,16 @@ pub struct Gpu {
     cudnn: Mutex<Cudnn>,
     staging: Mutex<Staging>,
     failure: Mutex<Option<String>>,
+    recording: Mutex<Recording>,
+}
+
+/// Whether work is being recorded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Recording {
+    Off,
+    On,
+    /// Something in it has failed, which says nothing about running it.
+    Broken,
 }
 
 #[expect(unsafe_code, reason = "handles of the driver are pointers")]
@@ -151,6 +161,7 @@ impl Gpu {
                 cudnn,
                 staging,
                 failure,
+                recording: Mutex::new(Recording::Off),
             })
         }
     }
@@ -183,6 +194,11 @@ impl Gpu {
     /// Keeps the first failure for who waits next.
     fn check<E: std::fmt::Display>(&self, what: &str, outcome: std::result::Result<(), E>) {
         if let Err(error) = outcome {
+            let mut recording = self.recording.lock().unwrap_or_else(|held| held.into_inner());
+            if *recording != Recording::Off {
+                *recording = Recording::Broken;
+                return;
+            }
             let mut failure = self.failure.lock().unwrap_or_else(|held| held.into_inner());
             failure.get_or_insert_with(|| format!("{}, {what}: {error}", self.describe()));
         }
@@ -191,6 +207,7 @@ impl Gpu {
 
 impl Driver for Gpu {
     type Allocation = GpuMemory;
+    type Recording = Graph;
 
     fn allocate(&self, bytes: usize) -> Result<GpuMemory> {
         self.bind();
@@ -291,6 +308,32 @@ impl Driver for Gpu {
         let waited = unsafe { result::stream::synchronize(self.stream) };
         self.check("waiting", waited);
         self.failed()
+    }
+
+    fn begin_recording(&self) -> bool {
+        self.bind();
+        // Nothing is kept as a failure: without recording the pass runs as it is.
+        let begun = graph::begin(self.stream).is_ok();
+        *self.recording.lock().unwrap_or_else(|held| held.into_inner()) =
+            if begun { Recording::On } else { Recording::Off };
+        begun
+    }
+
+    fn end_recording(&self) -> Option<Graph> {
+        self.bind();
+        let recorded = graph::end(self.stream, self.context);
+        let mut recording = self.recording.lock().unwrap_or_else(|held| held.into_inner());
+        let intact = std::mem::replace(&mut *recording, Recording::Off) == Recording::On;
+        recorded.ok().filter(|_| intact)
+    }
+
+    fn replay(&self, recording: &Graph) {
+        self.bind();
+        self.check("a graph", recording.launch(self.stream));
+    }
+
+    fn generation(&self) -> u64 {
+        self.cudnn.lock().unwrap_or_else(|held| held.into_inner()).generation()
     }
 
     fn fail(&self, error: &Error) {

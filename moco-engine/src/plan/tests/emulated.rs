@@ -109,3 +109,35 @@ fn a_resnet_with_wide_channels_and_groups_agrees_and_recomputing_changes_no_bit(
         assert_eq!(got, on_device::<f32>(&again, &["projection"], &driver), "{arch}");
     }
 }
+
+#[test]
+fn a_pass_that_is_repeated_sees_what_has_changed_in_its_memory() {
+    let case = Case::new(everything(), PlanConfig::new(4, 9, 8, Mode::Train).with_taps(&["end"]), 4);
+    let driver = Arc::new(Emulated::new().unwrap());
+    let put = |values: &[f32]| {
+        let mut memory = Memory::zeroed(&driver, 4 * values.len()).unwrap();
+        memory.view_mut::<f32>(values.len()).upload(values, &*driver);
+        memory
+    };
+    let mut plan = Plan::compile_with(&case.graph, &case.config, CudaKernels::<f32, Emulated>::new(&driver)).unwrap();
+    let len = case.params.len();
+    let (mut params, mut buffers, images) = (put(&case.params), put(&case.buffers), put(&case.images));
+    let (d_end, mut gradients) = (put(&cotangent("end", 12)), put(&vec![0.0; len]));
+    for step in 0..4 {
+        let moved: Vec<f32> = case.params.iter().zip(noise(step, len)).map(|(p, d)| p + 0.1 * d).collect();
+        params.view_mut::<f32>(len).upload(&moved, &*driver);
+        buffers.view_mut::<f32>(case.buffers.len()).upload(&case.buffers, &*driver);
+        let view = params.view(len);
+        plan.forward(view, buffers.view_mut(case.buffers.len()), images.view(case.images.len()), 4).unwrap();
+        plan.backward(view, &[("end", d_end.view(12))], gradients.view_mut(len)).unwrap();
+        let got: Results = [("end", plan.output("end").unwrap()), ("gradients", gradients.view(len))]
+            .map(|(what, view)| (what, view.download(&*driver).unwrap().iter().map(|v| f64::from(*v)).collect()))
+            .into();
+        let now = Case { params: moved, ..Case::new(case.graph.clone(), case.config.clone(), 4) };
+        let mut fresh = on_device::<f32>(&now, &["end"], &driver);
+        fresh.retain(|(what, _)| *what != "running statistics");
+        assert_eq!(got, fresh, "step {step}");
+        // The first pass runs, the second is recorded; both directions are done from the record from then on.
+        assert_eq!(driver.replays(), 2 * step as usize);
+    }
+}
