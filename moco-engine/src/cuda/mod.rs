@@ -21,7 +21,7 @@ mod views;
 pub use device::DriverDevice;
 use driver::Driver;
 #[cfg(feature = "cuda-emulation")]
-pub use emulated::{Emulated, EmulatedMemory};
+pub use emulated::{Emulated, EmulatedMemory, Work};
 #[cfg(feature = "cuda")]
 pub use gpu::{Gpu, GpuMemory, Graph};
 pub use kernels::CudaKernels;

@@ -11,16 +11,17 @@ mod libraries;
 mod staging;
 
 use std::ffi::{CString, c_void};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::arguments::KERNELS;
 use super::driver::{Convolution, Driver, THREADS};
+use crate::device::{HostMemory, Pageable};
 use crate::{Error, Result};
 use cudnn::Cudnn;
-use staging::{GpuEvent, Staging};
+use staging::{GpuEvent, PinnedMemory, Staging};
 
 pub use graph::Graph;
 
@@ -290,6 +291,14 @@ impl Driver for Gpu {
         self.bind();
         let outcome = self.copied.record(self.copies).and_then(|()| self.copied.hold_back(self.stream));
         self.check("an event", outcome);
+    }
+
+    fn host_memory(&self) -> Arc<dyn HostMemory> {
+        match PinnedMemory::new(self.device) {
+            Ok(pinned) => Arc::new(pinned),
+            // Slower, and right.
+            Err(_) => Arc::new(Pageable),
+        }
     }
 
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {

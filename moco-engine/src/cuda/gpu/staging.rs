@@ -1,9 +1,14 @@
 //! Copies from the host through pinned memory: the driver reads pinned memory behind the caller's back at full speed, and
 //! the caller may change its own memory at once.
 
+use std::sync::Arc;
+
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use rayon::prelude::*;
+
+use crate::device::{HostBytes, HostMemory};
+use crate::{Error, Result as EngineResult};
 
 /// Bytes of a pinned buffer of the ring.
 const PIECE: usize = 8 << 20;
@@ -51,8 +56,86 @@ impl Staging {
     }
 }
 
+/// Pinned memory for whoever puts batches together, on any thread. Keeps the GPU's context, which it belongs to.
+#[derive(Clone, Debug)]
+pub(super) struct PinnedMemory(Arc<Context>);
+
+#[derive(Debug)]
+struct Context {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+}
+
+#[expect(unsafe_code, reason = "handles of the driver are pointers")]
+// SAFETY: the driver's functions may be called from any thread on which the context is current.
+unsafe impl Send for Context {}
+#[expect(unsafe_code, reason = "handles of the driver are pointers")]
+// SAFETY: see `Send`.
+unsafe impl Sync for Context {}
+
+impl Context {
+    fn bind(&self) -> Result<(), DriverError> {
+        #[expect(unsafe_code, reason = "a call of the driver")]
+        // SAFETY: the context is retained.
+        unsafe {
+            result::ctx::set_current(self.context)
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        #[expect(unsafe_code, reason = "a call of the driver")]
+        // SAFETY: retained by `PinnedMemory::new`, given back once.
+        unsafe {
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}
+
+impl PinnedMemory {
+    pub(super) fn new(device: sys::CUdevice) -> Result<PinnedMemory, DriverError> {
+        #[expect(unsafe_code, reason = "a call of the driver")]
+        // SAFETY: the device exists; `Context` gives the context back.
+        let context = unsafe { result::primary_ctx::retain(device)? };
+        Ok(PinnedMemory(Arc::new(Context { device, context })))
+    }
+}
+
+impl HostMemory for PinnedMemory {
+    fn allocate(&self, len: usize) -> EngineResult<Box<dyn HostBytes>> {
+        let pinned = self.0.bind().and_then(|()| Pinned::new(len)).map_err(|_| Error::Memory { bytes: len })?;
+        Ok(Box::new(PinnedBytes { pinned: Some(pinned), context: self.0.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct PinnedBytes {
+    /// Only gone while it is dropped, on a thread on which the context is current.
+    pinned: Option<Pinned>,
+    context: Arc<Context>,
+}
+
+impl HostBytes for PinnedBytes {
+    fn bytes(&self) -> &[u8] {
+        self.pinned.as_ref().expect("it is there until it is dropped").bytes()
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.pinned.as_mut().expect("it is there until it is dropped").bytes_mut()
+    }
+}
+
+impl Drop for PinnedBytes {
+    fn drop(&mut self) {
+        let _ = self.context.bind();
+        self.pinned = None;
+    }
+}
+
 /// Memory of the host that the system never moves.
-pub struct Pinned {
+#[derive(Debug)]
+pub(super) struct Pinned {
     memory: *mut u8,
     bytes: usize,
 }
@@ -66,7 +149,7 @@ unsafe impl Sync for Pinned {}
 
 impl Pinned {
     /// Zeros.
-    pub(super) fn new(bytes: usize) -> Result<Pinned, DriverError> {
+    fn new(bytes: usize) -> Result<Pinned, DriverError> {
         #[expect(unsafe_code, reason = "pinned memory is the driver's")]
         // SAFETY: the context is current; the memory has as many bytes as are cleared and is given back by `Drop`.
         unsafe {
@@ -76,7 +159,15 @@ impl Pinned {
         }
     }
 
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+    fn bytes(&self) -> &[u8] {
+        #[expect(unsafe_code, reason = "pinned memory is the driver's")]
+        // SAFETY: owned, initialised, and borrowed with `self`.
+        unsafe {
+            std::slice::from_raw_parts(self.memory, self.bytes)
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
         #[expect(unsafe_code, reason = "pinned memory is the driver's")]
         // SAFETY: owned, initialised, and borrowed with `self`.
         unsafe {
@@ -96,7 +187,7 @@ impl Drop for Pinned {
 }
 
 /// A place in a stream.
-pub struct GpuEvent(sys::CUevent);
+pub(super) struct GpuEvent(sys::CUevent);
 
 #[expect(unsafe_code, reason = "handles of the driver are pointers")]
 // SAFETY: the driver's functions may be called from any thread on which the context is current.
