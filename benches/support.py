@@ -52,7 +52,10 @@ def save(name, rows):
     """Writes benches/results/<name>.json."""
     path = ROOT / "benches" / "results" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine(), "command": " ".join(sys.argv), "rows": rows}, indent=1) + "\n")
+    # Where things lie on this machine is nobody's business.
+    command = " ".join(pathlib.Path(word).name if word.startswith(("/", "~")) else word for word in sys.argv[1:])
+    content = {"machine": machine(), "command": f"benches/{name} {command}", "rows": rows}
+    path.write_text(json.dumps(content, indent=1) + "\n")
     print(f"saved: {path}")
 
 

@@ -10,7 +10,7 @@ use moco_models::onnx::{InputSize, Int8, int8_model, model_with_external_data};
 
 use crate::backbone::dims;
 use crate::pool::{Model, Pool, weight_bits};
-use crate::{Backbone, Error, Result};
+use crate::{Backbone, Error, Result, TimeSpent};
 
 /// Options of an [`Extractor`].
 #[derive(Clone, Debug, Default)]
@@ -121,6 +121,11 @@ impl Extractor {
         &self.inner.taps
     }
 
+    /// What the threads spent their time on since the extractor was made.
+    pub fn time_spent(&self) -> TimeSpent {
+        self.inner.pool.clock().spent()
+    }
+
     /// Features of decoded images, one [`Features`] a tap. Images may differ in size; where the card's rule does not
     /// make them equal, vectors are still fine, while maps must come out in one size.
     ///
@@ -162,7 +167,9 @@ impl Extractor {
     /// As [`Extractor::extract`]; [`Error::ImageAt`] for bytes that cannot be decoded.
     pub fn extract_encoded(&self, images: &[&[u8]]) -> Result<Vec<Features>> {
         let inner = &*self.inner;
-        let images = inner.in_parallel(images.len(), |i| moco_image::decode(images[i], &inner.limits));
+        let images = inner.in_parallel(images.len(), |i| {
+            inner.pool.clock().decode.measure(|| moco_image::decode(images[i], &inner.limits))
+        });
         let numbered = images.into_iter().enumerate();
         let images: Result<Vec<Image>> =
             numbered.map(|(index, image)| image.map_err(|source| Error::ImageAt { index, source })).collect();

@@ -127,7 +127,12 @@ impl Inner {
         let mut rows = Vec::with_capacity(range.len());
         let mut images: BTreeMap<(usize, usize), Vec<(usize, Image)>> = BTreeMap::new();
         for index in range {
-            let decoded = decode_file(&paths[index], &self.limits)
+            let decode = || decode_file(&paths[index], &self.limits);
+            let decoded = self
+                .pool
+                .clock()
+                .decode
+                .measure(decode)
                 .map_err(Error::from) // names the file already
                 .and_then(|image| Ok((self.accepted_size(&image, &paths[index])?, image)));
             match decoded {

@@ -21,6 +21,7 @@
 mod asynchronous;
 mod backbone;
 mod calibrate;
+mod clock;
 mod error;
 mod extractor;
 mod files;
@@ -31,6 +32,7 @@ mod runtime;
 pub use asynchronous::AsyncExtractor;
 pub use backbone::Backbone;
 pub use calibrate::{Calibrated, CalibrationOptions, calibrate};
+pub use clock::TimeSpent;
 pub use error::{Error, Result};
 pub use extractor::{Extractor, ExtractorOptions, Features, Precision};
 pub use files::{FileFeatures, FileRow};

@@ -10,6 +10,7 @@ use ort::session::Session;
 use ort::session::builder::PrepackedWeights;
 use ort::value::TensorRef;
 
+use crate::clock::Clock;
 use crate::{Backbone, Result, runtime};
 
 /// Features of one batch: for each tap, the values of its images one after the other.
@@ -20,6 +21,7 @@ pub(crate) type BatchFeatures = Vec<Vec<f32>>;
 pub(crate) struct Pool {
     idle: Receiver<Worker>,
     give_back: Sender<Worker>,
+    clock: Arc<Clock>,
 }
 
 /// A session with the buffers it needs.
@@ -29,6 +31,7 @@ pub(crate) struct Worker {
     rule: Arc<PreprocessRule>,
     input: Vec<f32>, // [n, channels, height, width]
     scratch: Scratch,
+    clock: Arc<Clock>,
 }
 
 /// What the sessions run.
@@ -56,6 +59,7 @@ impl Pool {
         };
         let prepacked = PrepackedWeights::new();
         let rule = Arc::new(backbone.card().preprocess.clone());
+        let clock = Arc::new(Clock::default());
         let (give_back, idle) = bounded(workers);
         for _ in 0..workers {
             let mut builder = Session::builder(&environment)?
@@ -74,10 +78,16 @@ impl Pool {
                 rule: rule.clone(),
                 input: Vec::new(),
                 scratch: Scratch::default(),
+                clock: clock.clone(),
             };
             give_back.send(worker).expect("the channel has room for every worker and its receiver is held here");
         }
-        Ok(Pool { idle, give_back })
+        Ok(Pool { idle, give_back, clock })
+    }
+
+    /// What the threads spent their time on.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Lends a worker for one call; waits while all are lent.
@@ -113,12 +123,13 @@ impl Worker {
         let channels = self.rule.channels;
         let len = channels * height * width;
         self.input.resize(images.len() * len, 0.0);
-        for (image, out) in images.iter().zip(self.input.chunks_exact_mut(len)) {
-            preprocess_with(image, &self.rule, Layout::Nchw, &mut self.scratch, out)?;
-        }
+        self.clock.preprocess.measure(|| {
+            let mut inputs = images.iter().zip(self.input.chunks_exact_mut(len));
+            inputs.try_for_each(|(image, out)| preprocess_with(image, &self.rule, Layout::Nchw, &mut self.scratch, out))
+        })?;
         let shape = [images.len(), channels, height, width];
         let input = TensorRef::from_array_view((shape, &self.input[..]))?;
-        let results = self.session.run(ort::inputs![INPUT => input])?;
+        let results = self.clock.inference.measure(|| self.session.run(ort::inputs![INPUT => input]))?;
         let mut outputs = Vec::with_capacity(self.outputs.len());
         for output in &self.outputs {
             outputs.push(results[output.as_str()].try_extract_tensor::<f32>()?.1);

@@ -70,6 +70,8 @@ fn files_images_and_bytes_give_the_same_features_and_bad_files_are_named() {
     assert_eq!(files.features, expected);
     assert_eq!(files.rows, [0, 2, 3]);
     assert_eq!(done, [1, 2, 3, 4, 5]);
+    let spent = extractor.time_spent();
+    assert!([spent.decode, spent.preprocess, spent.inference].iter().all(|part| !part.is_zero()), "{spent:?}");
     let failed: Vec<_> = files.failed.iter().map(|(i, e)| (*i, e.to_string())).collect();
     assert_eq!(failed.len(), 2);
     assert!(failed[0].0 == 1 && failed[0].1.contains("broken.png"), "{failed:?}");

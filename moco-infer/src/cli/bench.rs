@@ -15,7 +15,8 @@ use super::{Arithmetic, Extraction, PrecisionName};
 /// Measures images per second and prints one JSON line.
 ///
 /// With --data the figure is the whole pipeline: reading, decoding, preprocessing and inference, after one pass that
-/// warms caches up. Without, images are synthetic and already decoded.
+/// warms caches up. Without, images are synthetic and already decoded. `time_share` says which part of the threads' time
+/// went into reading and decoding, into resizing and normalising, and into the network.
 #[derive(Args)]
 pub struct Bench {
     #[command(flatten)]
@@ -40,6 +41,7 @@ impl Bench {
         }
         let files = self.data.as_deref().map(image_files).transpose()?;
         let extractor = self.extraction.extractor(&self.arithmetic, files.as_deref().unwrap_or_default())?;
+        let clock = extractor.clone();
         let (images, pass): (usize, Box<dyn Fn() -> Result<()>>) = match files {
             Some(files) => {
                 let n = files.len();
@@ -66,6 +68,7 @@ impl Bench {
             }
         };
         pass()?;
+        let warm = clock.time_spent();
         let mut seconds = Vec::new();
         for _ in 0..self.passes {
             let start = Instant::now();
@@ -73,8 +76,14 @@ impl Bench {
             seconds.push(start.elapsed().as_secs_f64());
         }
         let best = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+        let spent = clock.time_spent().since(warm);
+        let total = (spent.decode + spent.preprocess + spent.inference).as_secs_f64();
+        let share = |part: std::time::Duration| (1000.0 * part.as_secs_f64() / total).round() / 1000.0;
         let result = json!({
             "images": images, "seconds": best, "img_per_s": images as f64 / best, "all_seconds": seconds,
+            "time_share": {
+                "decode": share(spent.decode), "preprocess": share(spent.preprocess), "inference": share(spent.inference),
+            },
             "precision": if self.arithmetic.precision == PrecisionName::Int8 { "int8" } else { "f32" },
             "pipeline": if self.data.is_some() { "files" } else { "pixels" }, "runtime": runtime_info(),
         });

@@ -9,7 +9,7 @@ use super::fuse::{Role, Step, ranged, roles};
 use super::proto::{DataType, TensorProto};
 use super::writer::{Writer, described, int, ints, window};
 use crate::calibration::Calibration;
-use crate::{Error, Graph, NodeId, Op, Result, Weights};
+use crate::{Error, Graph, Node, NodeId, Op, Result, Weights};
 
 /// Bits of the weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,7 +127,7 @@ fn write_step(
     let mut result = format!("{}/sum", head.name);
     if let Op::Conv2d { kernel, stride, padding, groups, .. } = head.op {
         let input = rounded[head.inputs[0].0].as_ref().expect("checked above");
-        let folded = fold(graph, weights, &head.name, step.norm.map(|n| kept.node(n)))?;
+        let folded = fold(graph, weights, head, step.norm.map(|n| kept.node(n)))?;
         inputs.extend(write_weights(writer, &head.name, head.op, &folded, input.scale, int8.weight_bits));
         let mut attributes = window(kernel, stride, padding);
         attributes.push(ints("dilations", &[1, 1]));
@@ -151,19 +151,16 @@ struct Folded {
 }
 
 /// BN(W x + b) = γ/√(v + ε) · W x + (β + (b − μ) · γ/√(v + ε)).
-fn fold(graph: &Graph, weights: &Weights, conv: &str, norm: Option<&crate::Node>) -> Result<Folded> {
+fn fold(graph: &Graph, weights: &Weights, conv: &Node, norm: Option<&Node>) -> Result<Folded> {
+    let Op::Conv2d { out_channels, bias: has_bias, .. } = conv.op else { unreachable!("called for convolutions only") };
+    let conv = &conv.name;
     let read = |name: String| -> Result<Vec<f64>> {
         let values = weights.param(graph, &name).ok_or_else(|| lacking(&name))?;
         Ok(values.iter().map(|v| f64::from(*v)).collect())
     };
     let mut weight = read(format!("{conv}.weight"))?;
-    let bias = weights.param(graph, &format!("{conv}.bias"));
+    let bias = if has_bias { read(format!("{conv}.bias"))? } else { vec![0.0; out_channels] };
     let Some(norm) = norm else {
-        let channels = graph.nodes().iter().find(|n| n.name == conv).map_or(0, |n| match n.op {
-            Op::Conv2d { out_channels, .. } => out_channels,
-            _ => 0,
-        });
-        let bias = bias.map_or(vec![0.0; channels], |b| b.iter().map(|v| f64::from(*v)).collect());
         return Ok(Folded { weight, bias });
     };
     let Op::BatchNorm { channels, eps, .. } = norm.op else {
@@ -177,8 +174,7 @@ fn fold(graph: &Graph, weights: &Weights, conv: &str, norm: Option<&crate::Node>
     for (channel, weight) in weight.chunks_exact_mut(per_channel).enumerate() {
         let scale = gamma[channel] / (variance[channel] + f64::from(eps)).sqrt();
         weight.iter_mut().for_each(|w| *w *= scale);
-        let own = bias.map_or(0.0, |b| f64::from(b[channel]));
-        folded_bias.push(beta[channel] + (own - mean[channel]) * scale);
+        folded_bias.push(beta[channel] + (bias[channel] - mean[channel]) * scale);
     }
     Ok(Folded { weight, bias: folded_bias })
 }
