@@ -7,7 +7,8 @@ use moco_engine::ops::{InfoNceInputs, SameImage, info_nce_logits, l2_normalise};
 use moco_engine::{BnGroups, Recompute};
 use moco_models::FlatLayout;
 use moco_models::arch::{ArchSpec, Projector, Stem};
-use moco_train::objective::{KeyQueue, Moco, MocoConfig, MocoState, Sgd, Shuffle, Views};
+use moco_train::compute::{Compute, ComputeRecipe, DeviceChoice, DeviceId};
+use moco_train::objective::{KeyQueue, Learner, MocoConfig, MocoState, Sgd, Shuffle, Views, open_learner};
 use moco_train::schedule::{Kind, Per, Schedule};
 use safetensors::{Dtype, SafeTensors};
 
@@ -105,7 +106,7 @@ impl Trace {
         let state =
             MocoState { key: weights.clone(), velocity: vec![0.0; weights.params.len()], query: weights, queue };
         let first_queue = state.queue.clone();
-        let mut moco = Moco::new(&graph, self.config.clone(), state).map_err(|e| e.to_string())?;
+        let mut moco = open_learner(&compute()?, &graph, self.config.clone(), state).map_err(|e| e.to_string())?;
 
         let [height, width] = self.config.size;
         let shape = [self.config.batch, self.arch.in_channels, height, width];
@@ -123,7 +124,7 @@ impl Trace {
                 let gradients = moco.gradients().map_err(|e| e.to_string())?;
                 summarise("step0.grad", &graph.parameter_layout(), &gradients, &mut values);
                 if file.tensor("step0.logits.rank0").is_ok() {
-                    values.insert("step0.logits.rank0".into(), self.logits(&moco, &first_queue)?);
+                    values.insert("step0.logits.rank0".into(), self.logits(&*moco, &first_queue)?);
                 }
             }
         }
@@ -162,7 +163,7 @@ impl Trace {
     }
 
     /// First 17 logits of rank 0's queries in the first step.
-    fn logits(&self, moco: &Moco, queue: &KeyQueue) -> Result<Vec<f64>, String> {
+    fn logits(&self, moco: &dyn Learner, queue: &KeyQueue) -> Result<Vec<f64>, String> {
         let (query, key) = (moco.embeddings().map_err(|e| e.to_string())?, moco.keys().map_err(|e| e.to_string())?);
         let inputs = InfoNceInputs {
             query: &query,
@@ -223,6 +224,17 @@ impl Trace {
         }
         Ok(format!("{} steps of {}: {}", self.steps, self.arch.name, lines.join(", ")))
     }
+}
+
+/// The CPU in f32, or the device that `MOCO_PARITY_DEVICE` names, in f32 as well.
+fn compute() -> Result<Compute, String> {
+    let device = match std::env::var("MOCO_PARITY_DEVICE") {
+        Ok(name) => name.parse()?,
+        Err(_) => DeviceChoice::Given(DeviceId::Cpu),
+    };
+    let (compute, _) =
+        Compute::choose(ComputeRecipe { device, ..ComputeRecipe::default() }).map_err(|e| e.to_string())?;
+    Ok(compute)
 }
 
 fn summarise(prefix: &str, layout: &FlatLayout, values: &[f32], out: &mut Values) {

@@ -27,26 +27,91 @@ pub struct Options {
     /// With NCCL, for several GPUs.
     #[arg(long)]
     nccl: bool,
+    /// Also makes a folder to carry to a machine with a GPU and without Rust: `gpu-check` and all it needs.
+    #[arg(long, value_name = "DIR")]
+    pack: Option<PathBuf>,
 }
 
-/// Fetches the compiler where there is none, builds, strips and tries the program; returns where it lies.
-pub fn run(options: &Options) -> Result<PathBuf> {
+/// Fetches the compiler where there is none, builds, strips and tries the program.
+pub fn run(options: &Options) -> Result<()> {
     setup::packages::provide()?;
     let home = toolkit()?;
     let features = if options.nccl { "moco-train/nccl" } else { "moco-train/cuda" };
     shell::step(&format!("moco-train with {features}"));
-    // With the features of all packages, as every other build has them: nothing else is compiled twice.
-    let mut build = shell::cargo(&["build", "--release", "--workspace", "--exclude", "xtask", "--bin", "moco-train"])?;
-    build.args(["--features", features]).env("CUDA_HOME", &home).env("NVCC", home.join("bin/nvcc"));
-    shell::run(&mut build)?;
+    shell::run(&mut cargo(&home, features, &["build", "--bin", "moco-train"])?)?;
     let folder = shell::target()?.join("cuda");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let program = folder.join("moco-train");
-    shell::run(Command::new("strip").arg("-o").arg(&program).arg(shell::target()?.join("release/moco-train")))?;
+    strip(&shell::target()?.join("release/moco-train"), &program)?;
     try_out(&program)?;
-    let mib = std::fs::metadata(&program)?.len() as f64 / f64::from(1 << 20);
-    println!("{} ({mib:.1} MiB)", program.display());
-    Ok(program)
+    match &options.pack {
+        Some(pack) => self::pack(&home, features, &program, pack),
+        None => Ok(()),
+    }
+}
+
+/// Cargo with the features of all packages, as every other build has them: nothing else is compiled twice.
+fn cargo(home: &Path, features: &str, task: &[&str]) -> Result<Command> {
+    let mut command = shell::cargo(task)?;
+    command.args(["--release", "--workspace", "--exclude", "xtask", "--features", features]);
+    command.env("CUDA_HOME", home).env("NVCC", home.join("bin/nvcc"));
+    Ok(command)
+}
+
+fn strip(from: &Path, to: &Path) -> Result<()> {
+    shell::run(Command::new("strip").arg("-o").arg(to).arg(from))?;
+    let mib = std::fs::metadata(to)?.len() as f64 / f64::from(1 << 20);
+    println!("{} ({mib:.1} MiB)", to.display());
+    Ok(())
+}
+
+/// Puts programs, recordings, images and scripts into a folder.
+fn pack(home: &Path, features: &str, program: &Path, folder: &Path) -> Result<()> {
+    shell::step(&format!("pack → {}", folder.display()));
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    std::fs::copy(program, folder.join("moco-train"))?;
+    let list = ["test", "--no-run", "--test", "all", "--message-format", "json"];
+    let messages = shell::capture(&mut cargo(home, features, &list)?)?;
+    let executable = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "all")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo built no test program `all`")?;
+    strip(&executable, &folder.join("conformance"))?;
+    let root = shell::root();
+    for (from, to) in [
+        ("tests/fixtures/parity/traces", "parity"),
+        ("examples/data/groceries/train", "photos"),
+        ("benches/peers/moco_step_torch.py", "moco_step_torch.py"),
+        ("scripts/gpu-check", "gpu-check"),
+    ] {
+        shell::run(Command::new("cp").args(["-r", "-T"]).arg(root.join(from)).arg(folder.join(to)))?;
+    }
+    println!("carry it over and run {}", folder.join("gpu-check").display());
+    Ok(())
+}
+
+/// `scripts/gpu-check` at toy sizes, with the program of the release build and without a GPU.
+pub fn check_on_cpu() -> Result<()> {
+    shell::step("gpu-check on the CPU");
+    let work = shell::target()?.join("xtask-gpu-check");
+    if work.exists() {
+        std::fs::remove_dir_all(&work).with_context(|| format!("cannot empty {}", work.display()))?;
+    }
+    let pack = work.join("pack");
+    std::fs::create_dir_all(&pack)?;
+    let root = shell::root();
+    std::fs::copy(shell::target()?.join("release/moco-train"), pack.join("moco-train"))?;
+    std::fs::copy(root.join("benches/peers/moco_step_torch.py"), pack.join("moco_step_torch.py"))?;
+    let results = work.join("results");
+    let mut check = Command::new("python3");
+    check.arg(root.join("scripts/gpu-check")).arg("--cpu").arg("--pack").arg(&pack).arg("--out").arg(&results);
+    shell::run(&mut check)?;
+    let summary: serde_json::Value = serde_json::from_reader(std::fs::File::open(results.join("summary.json"))?)?;
+    let jobs = summary["jobs"].as_array().context("summary.json has no jobs")?;
+    ensure!(jobs.len() >= 3 && jobs.iter().all(|job| !job["result"].is_null()), "gpu-check left {summary}");
+    Ok(())
 }
 
 /// The folder of a CUDA toolkit: that of `CUDA_HOME`, or the one below `third_party`, which is fetched once.

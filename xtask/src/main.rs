@@ -71,7 +71,7 @@ fn run(task: &Task) -> Result<()> {
             setup::onnxruntime::provide()?;
             install::run(prefix)
         }
-        Task::Cuda(options) => cuda::run(options).map(drop),
+        Task::Cuda(options) => cuda::run(options),
         Task::Wheel => wheel::run(),
         Task::Header { check } => header::run(*check),
         Task::Tidy => tidy::run(),

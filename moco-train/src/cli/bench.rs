@@ -1,21 +1,25 @@
 //! `moco-train bench`.
 
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use moco_engine::{BnGroups, Recompute};
-use moco_image::Rng;
+use moco_image::{AugmentConfig, Rng};
 use moco_models::arch::{ArchSpec, Projector, Stem};
 use moco_models::init::initialise;
 use moco_train::compute::ComputeRecipe;
-use moco_train::objective::{MocoConfig, MocoState, Sgd, Shuffle, Views, open_learner};
-use moco_train::run::tool_version;
+use moco_train::data::{Channels, DataOptions, LoaderOptions};
+use moco_train::objective::{Input, Learner, MocoConfig, MocoState, Sgd, Shuffle, Views, open_learner};
+use moco_train::run::{Feed, tool_version};
 use serde_json::json;
 
 use super::compute::ComputeArgs;
 use super::overrides::parse_size;
+use super::pretrain::open;
 
-/// Measures training steps of MoCo v2 on synthetic images: the computation alone, without data
+/// Measures training steps of MoCo v2: the computation alone on synthetic images, or with --data all of it
 ///
 /// A step is what a training does: both encoders, the contrast with the queue, backward pass, optimiser, momentum
 /// update, shuffling.
@@ -49,6 +53,14 @@ pub struct Args {
     /// Keys in the queue
     #[arg(long, default_value_t = 65536)]
     queue: usize,
+
+    /// Takes images from here: they are read, decoded and augmented as in a training, on all threads
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+
+    /// Whether a GPU makes the views of decoded images itself
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, requires = "data")]
+    augment_on_device: bool,
 
     /// Groups of batch statistics
     #[arg(long, default_value_t = 1)]
@@ -96,12 +108,13 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let state = MocoState::new(initialise(&graph, 0), args.queue, DIM, 0);
     let mut moco = open_learner(&compute, &graph, config, state)?;
+    let mut source = match &args.data {
+        Some(data) => Source::of_images(data, args, [height, width], &*moco)?,
+        None => Source::synthetic(batch, height * width * graph.in_channels()),
+    };
     let mut rng = Rng::new(0, 0);
-    let values = batch * height * width * graph.in_channels();
-    let views: [Vec<f32>; 2] = std::array::from_fn(|_| (0..values).map(|_| rng.normal() as f32).collect());
-    let images: Vec<u64> = (0..batch as u64).collect();
     let sgd = Sgd { lr: 0.03, momentum: 0.9, weight_decay: 1e-4 };
-    let (mut times, mut loss) = (vec![], 0.0);
+    let (mut times, mut loss, mut waited) = (vec![], 0.0, Duration::ZERO);
     let mut busy_before = None;
     for step in 0..args.warmup + steps {
         if step == args.warmup {
@@ -109,13 +122,16 @@ pub fn run(args: &Args) -> Result<()> {
         }
         let begin = Instant::now();
         let shuffle = Shuffle::random(batch, &mut rng);
-        loss = moco.step(&Views { views: [&views[0], &views[1]], images: &images }, &[shuffle], &sgd)?.loss;
+        let wait;
+        (loss, wait) = source.step(step, &mut *moco, &[shuffle], &sgd)?;
         if step >= args.warmup {
             times.push(begin.elapsed().as_secs_f64() * 1e3);
+            waited += wait;
         }
     }
     let threads = rayon::current_num_threads();
     let wall: f64 = times.iter().sum::<f64>() / 1e3;
+    let data_wait = waited.as_secs_f64() / wall;
     let busy = busy_before.zip(busy_seconds()).map(|(before, after)| (after - before) / (wall * threads as f64));
     times.sort_by(f64::total_cmp);
     let median = (times[(steps - 1) / 2] + times[steps / 2]) / 2.0;
@@ -129,6 +145,8 @@ pub fn run(args: &Args) -> Result<()> {
             "virtual_ranks": args.virtual_ranks,
             "checkpoint_activations": args.checkpoint_activations, "threads": threads,
             "cores_busy": busy.map(|b| (b * 1e3).round() / 1e3),
+            "data": args.data, "data_wait": args.data.as_ref().map(|_| (data_wait * 1e3).round() / 1e3),
+            "augment_on_device": args.data.as_ref().map(|_| args.augment_on_device && moco.makes_views()),
             "img_per_s": (images_per_s * 100.0).round() / 100.0,
             "step_ms": { "min": tenths(times[0]), "median": tenths(median), "max": tenths(times[steps - 1]) },
             "peak_mib": peak_mib(), "loss": (loss * 1e4).round() / 1e4,
@@ -137,14 +155,71 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         println!(
             "{images_per_s:.2} images/s; a step of {batch} takes {median:.1} ms (median of {steps}; {:.1} to {:.1}); {} MiB; \
-             {threads} threads busy {} of the time",
+             {threads} threads busy {} of the time{}",
             times[0],
             times[steps - 1],
             peak_mib().map_or("unknown".into(), |m| m.to_string()),
             busy.map_or("unknown".into(), |b| format!("{:.1} %", 100.0 * b)),
+            args.data.as_ref().map_or(String::new(), |_| format!("; waiting for data {:.1} %", 100.0 * data_wait)),
         );
     }
     Ok(())
+}
+
+/// Where the views come from.
+enum Source {
+    /// Noise, the same in every step; a device keeps it.
+    Synthetic { views: [Vec<f32>; 2], images: Vec<u64> },
+    /// Images, read and augmented.
+    Images(Box<Feed>),
+}
+
+impl Source {
+    fn synthetic(batch: usize, values: usize) -> Source {
+        let mut rng = Rng::new(0, 0);
+        let views = std::array::from_fn(|_| (0..batch * values).map(|_| rng.normal() as f32).collect());
+        Source::Synthetic { views, images: (0..batch as u64).collect() }
+    }
+
+    fn of_images(data: &Path, args: &Args, size: [usize; 2], moco: &dyn Learner) -> Result<Source> {
+        let dataset = open(data, &DataOptions { channels: Channels::Rgb, ..DataOptions::default() })?;
+        let view = AugmentConfig { size, ..AugmentConfig::moco_v2() };
+        let options = LoaderOptions {
+            batch: args.batch,
+            drop_last: true,
+            seed: 0,
+            views: [view.clone(), view],
+            threads: args.compute.threads,
+            prefetch: 2,
+            cache_bytes: 0,
+            max_corrupt: 100,
+        };
+        let feed = Feed::start(Arc::new(dataset), options, moco, args.augment_on_device, (0, 0))?;
+        Ok(Source::Images(Box::new(feed)))
+    }
+
+    /// One step; its loss, and how long it waited for data.
+    fn step(
+        &mut self,
+        step: usize,
+        moco: &mut dyn Learner,
+        shuffles: &[Shuffle],
+        sgd: &Sgd,
+    ) -> Result<(f64, Duration)> {
+        match self {
+            Source::Synthetic { views: [first, second], images } => {
+                let views = Views { views: [first, second], images };
+                let input = if step > 0 && moco.makes_views() { Input::Again(images) } else { Input::Views(&views) };
+                moco.launch(input, shuffles, sgd)?;
+                Ok((moco.finish()?.loss, Duration::ZERO))
+            }
+            Source::Images(feed) => {
+                let (batch, waited) = feed.next(moco)?;
+                let images: Vec<u64> = batch.indices.iter().map(|&i| i as u64).collect();
+                Ok((feed.step(&batch, &images, moco, shuffles, sgd)?.loss, waited))
+            }
+        }
+    }
 }
 
 /// Processor time of all threads of this process so far, in steps of 10 ms, where the system tells.

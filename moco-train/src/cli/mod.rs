@@ -6,6 +6,7 @@ mod compute;
 mod embed;
 mod eval;
 mod export;
+mod gpu_check;
 mod import;
 mod overrides;
 mod pretrain;
@@ -42,6 +43,7 @@ enum Command {
     Embed(embed::Args),
     Report(report::Args),
     Bench(bench::Args),
+    GpuCheck(gpu_check::Args),
     Import(import::Args),
     Export(export::Args),
     Recipes(recipes::Args),
@@ -57,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Embed(args) => embed::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Report(args) => report::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::GpuCheck(args) => gpu_check::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Import(args) => import::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Recipes(args) => recipes::run(&args).map(|()| ExitCode::SUCCESS),

@@ -5,7 +5,7 @@ mod error;
 mod loader;
 mod summary;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use dataset::{Channels, DataOptions, Dataset, DatasetKind, Labels, ReadBuffers, Split};
 pub use error::{Error, Result};

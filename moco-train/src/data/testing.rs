@@ -5,7 +5,7 @@ use std::path::Path;
 use moco_image::Rng;
 
 /// Writes a PNG of random pixels.
-pub(super) fn write_png(path: &Path, width: usize, height: usize, channels: usize, seed: u64) {
+pub(crate) fn write_png(path: &Path, width: usize, height: usize, channels: usize, seed: u64) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let mut encoder = png::Encoder::new(std::fs::File::create(path).unwrap(), width as u32, height as u32);
     encoder.set_color(if channels == 1 { png::ColorType::Grayscale } else { png::ColorType::Rgb });

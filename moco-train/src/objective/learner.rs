@@ -52,6 +52,16 @@ pub trait Learner: Send {
     /// # Errors
     /// As [`Device::download`].
     fn embeddings(&self) -> Result<Cow<'_, [f32]>>;
+    /// As [`Moco::gradients`].
+    ///
+    /// # Errors
+    /// As [`Device::download`].
+    fn gradients(&self) -> Result<Cow<'_, [f32]>>;
+    /// As [`Moco::keys`].
+    ///
+    /// # Errors
+    /// As [`Device::download`].
+    fn keys(&self) -> Result<Vec<f32>>;
     /// As [`Moco::queue_images`].
     fn queue_images(&self) -> &[u64];
     /// As [`Moco::config`].
@@ -125,6 +135,14 @@ where
 
     fn embeddings(&self) -> Result<Cow<'_, [f32]>> {
         Moco::embeddings(self)
+    }
+
+    fn gradients(&self) -> Result<Cow<'_, [f32]>> {
+        Moco::gradients(self)
+    }
+
+    fn keys(&self) -> Result<Vec<f32>> {
+        Moco::keys(self)
     }
 
     fn queue_images(&self) -> &[u64] {

@@ -97,6 +97,8 @@ pub enum Input<'a> {
     Views(&'a Views<'a>),
     /// The views of the batch that was sent first and not used yet; these are its images' numbers [n].
     Sent(&'a [u64]),
+    /// The views of the last step once more, on a device that keeps them, which is one that makes views.
+    Again(&'a [u64]),
 }
 
 impl<'a> Input<'a> {
@@ -104,7 +106,7 @@ impl<'a> Input<'a> {
     pub fn images(&self) -> &'a [u64] {
         match self {
             Input::Views(views) => views.images,
-            Input::Sent(images) => images,
+            Input::Sent(images) | Input::Again(images) => images,
         }
     }
 }
@@ -258,9 +260,15 @@ impl<D: Device> Moco<D> {
             Input::Views(batch) => {
                 [contrast.device.stage(batch.views[0], memory_1)?, contrast.device.stage(batch.views[1], memory_2)?]
             }
-            Input::Sent(_) => {
+            Input::Sent(_) | Input::Again(_) => {
+                let (Some(view_1), Some(view_2)) = (memory_1, memory_2) else {
+                    return Err(Error::Invalid(format!(
+                        "{} keeps no views of the last step",
+                        contrast.device.describe()
+                    )));
+                };
                 let len = contrast.view_len(images.len(), &self.graph);
-                [memory_1, memory_2].map(|m| D::Kernels::view(m.as_ref().expect("made above"), len))
+                [D::Kernels::view(view_1, len), D::Kernels::view(view_2, len)]
             }
         };
         contrast.key.follow(&mut contrast.device, &contrast.query, contrast.config.key_momentum);
@@ -333,12 +341,10 @@ impl<D: Device> Moco<D> {
                 device.stage(&batch.views[0][..values], &mut memory_1)?,
                 device.stage(&batch.views[1][..values], &mut memory_2)?,
             ],
-            (Input::Sent(_), [Some(view_1), Some(view_2)]) => {
+            (Input::Sent(_) | Input::Again(_), [Some(view_1), Some(view_2)]) => {
                 [D::Kernels::view(view_1, values), D::Kernels::view(view_2, values)]
             }
-            (Input::Sent(_), _) => {
-                return Err(Error::Invalid("no step has made views of a batch that was sent".into()));
-            }
+            _ => return Err(Error::Invalid(format!("{} keeps no views of the last step", device.describe()))),
         };
         let inputs = ContrastInputs {
             query: query.encode(device, view_1, n)?,

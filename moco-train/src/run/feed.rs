@@ -114,3 +114,63 @@ fn send(batch: &Batch, learner: &mut dyn Learner) -> Result<()> {
         None => Ok(()),
     }
 }
+
+#[cfg(all(test, feature = "cuda-emulation"))]
+mod tests {
+    use moco_engine::cuda::EmulatedCuda;
+    use moco_engine::{BnGroups, Recompute};
+    use moco_image::AugmentConfig;
+    use moco_models::arch::{ArchSpec, Projector, Stem};
+    use moco_models::init::initialise;
+
+    use super::*;
+    use crate::data::DataOptions;
+    use crate::data::testing::write_png;
+    use crate::objective::{Moco, MocoConfig, MocoState};
+
+    #[test]
+    fn an_emulated_gpu_learns_from_decoded_images_what_it_learns_from_views() {
+        let root = tempfile::tempdir().unwrap();
+        (0..21).for_each(|i| write_png(&root.path().join(format!("{i:03}.png")), 20 + i % 7, 24, 3, i as u64));
+        let spec = ArchSpec { width: 0.125, stem: Stem::Cifar, ..ArchSpec::new("resnet18") };
+        let graph = ArchSpec { projector: Projector::Linear { dim: 8 }, ..spec }.build().unwrap();
+        let view = AugmentConfig { size: [16, 16], ..AugmentConfig::moco_v2() };
+        let options = LoaderOptions {
+            batch: 8,
+            drop_last: false,
+            seed: 3,
+            views: [view.clone(), view],
+            threads: 2,
+            prefetch: 2,
+            cache_bytes: 0,
+            max_corrupt: 0,
+        };
+        let losses = |on_device: bool| -> Vec<f64> {
+            let config = MocoConfig {
+                batch: 8,
+                size: [16, 16],
+                temperature: 0.2,
+                key_momentum: 0.9,
+                symmetric: false,
+                mask_same_image: false,
+                bn_groups: BnGroups::Whole,
+                recompute: Recompute::Nothing,
+            };
+            let state = MocoState::new(initialise(&graph, 1), 40, 8, 1);
+            let device = EmulatedCuda::<f32>::emulated().unwrap();
+            let mut moco: Box<dyn Learner> = Box::new(Moco::on(device, &graph, config, state).unwrap());
+            let dataset = Arc::new(Dataset::open(root.path(), &DataOptions::default()).unwrap());
+            let mut feed = Feed::start(dataset, options.clone(), &*moco, on_device, (0, 0)).unwrap();
+            let sgd = Sgd { lr: 0.1, momentum: 0.9, weight_decay: 1e-4 };
+            let mut step = || {
+                let (batch, _) = feed.next(&mut *moco).unwrap();
+                assert_eq!(batch.decoded.is_some(), on_device);
+                let images: Vec<u64> = batch.indices.iter().map(|&i| i as u64).collect();
+                feed.step(&batch, &images, &mut *moco, &[], &sgd).unwrap().loss
+            };
+            (0..4).map(|_| step()).collect()
+        };
+        // The views are the same to the bit, so everything is.
+        assert_eq!(losses(true), losses(false));
+    }
+}

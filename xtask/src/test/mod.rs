@@ -6,7 +6,7 @@ mod python;
 use anyhow::Result;
 use clap::Args;
 
-use crate::{header, install, setup, shell, tidy};
+use crate::{cuda, header, install, setup, shell, tidy};
 
 /// What to leave out.
 #[derive(Args)]
@@ -52,5 +52,10 @@ pub fn run(options: &Options) -> Result<()> {
     shell::run(&mut shell::cargo(&["build", "--release", "--workspace", "--exclude", "xtask"])?)?;
     shell::step("tests");
     shell::run(&mut shell::cargo(&["test", "--release", "--workspace", "--exclude", "xtask"])?)?;
+    shell::step("kernels for GPUs, on the emulated device");
+    let mut emulated = shell::cargo(&["test", "--release", "-p", "moco-engine", "-p", "moco-train", "--lib"])?;
+    emulated.args(["--features", "moco-engine/cuda-emulation,moco-train/cuda-emulation", "--", "emulated", "cuda::"]);
+    shell::run(&mut emulated)?;
+    cuda::check_on_cpu()?;
     python::run(&installed::run(&tools)?)
 }
