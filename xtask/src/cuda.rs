@@ -1,7 +1,7 @@
 //! `cargo xtask cuda`: `moco-train` for NVIDIA GPUs, built on a machine that has neither a GPU nor a CUDA toolkit.
 //!
-//! The compiler comes as the Python packages of NVIDIA; the program opens driver, cuDNN and NCCL when it runs, so nothing
-//! of them is needed to link it, and it starts where they are missing.
+//! The compiler comes as the Python packages of NVIDIA; the program opens driver and cuDNN when it runs, so nothing of
+//! them is needed to link it, and it starts where they are missing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,9 +24,6 @@ const PACKAGES: [&str; 5] = [
 /// How to build for GPUs.
 #[derive(Args)]
 pub struct Options {
-    /// With NCCL, for several GPUs.
-    #[arg(long)]
-    nccl: bool,
     /// Also makes a folder to carry to a machine with a GPU and without Rust: `gpu-check` and all it needs.
     #[arg(long, value_name = "DIR")]
     pack: Option<PathBuf>,
@@ -36,24 +33,23 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     setup::packages::provide()?;
     let home = toolkit()?;
-    let features = if options.nccl { "moco-train/nccl" } else { "moco-train/cuda" };
-    shell::step(&format!("moco-train with {features}"));
-    shell::run(&mut cargo(&home, features, &["build", "--bin", "moco-train"])?)?;
+    shell::step("moco-train for GPUs");
+    shell::run(&mut cargo(&home, &["build", "--bin", "moco-train"])?)?;
     let folder = shell::target()?.join("cuda");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let program = folder.join("moco-train");
     strip(&shell::target()?.join("release/moco-train"), &program)?;
     try_out(&program)?;
     match &options.pack {
-        Some(pack) => self::pack(&home, features, &program, pack),
+        Some(pack) => self::pack(&home, &program, pack),
         None => Ok(()),
     }
 }
 
 /// Cargo with the features of all packages, as every other build has them: nothing else is compiled twice.
-fn cargo(home: &Path, features: &str, task: &[&str]) -> Result<Command> {
+fn cargo(home: &Path, task: &[&str]) -> Result<Command> {
     let mut command = shell::cargo(task)?;
-    command.args(["--release", "--workspace", "--exclude", "xtask", "--features", features]);
+    command.args(["--release", "--workspace", "--exclude", "xtask", "--features", "moco-train/cuda"]);
     command.env("CUDA_HOME", home).env("NVCC", home.join("bin/nvcc"));
     Ok(command)
 }
@@ -66,12 +62,12 @@ fn strip(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Puts programs, recordings, images and scripts into a folder.
-fn pack(home: &Path, features: &str, program: &Path, folder: &Path) -> Result<()> {
+fn pack(home: &Path, program: &Path, folder: &Path) -> Result<()> {
     shell::step(&format!("pack → {}", folder.display()));
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     std::fs::copy(program, folder.join("moco-train"))?;
     let list = ["test", "--no-run", "--test", "all", "--message-format", "json"];
-    let messages = shell::capture(&mut cargo(home, features, &list)?)?;
+    let messages = shell::capture(&mut cargo(home, &list)?)?;
     let executable = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())

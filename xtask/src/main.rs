@@ -38,7 +38,7 @@ enum Task {
     },
     /// Builds moco-train for NVIDIA GPUs; fetches the compiler where there is none. Needs no GPU.
     ///
-    /// The program lies in `cuda/moco-train` of the target folder. It opens driver, cuDNN and NCCL when it runs.
+    /// The program lies in `cuda/moco-train` of the target folder. It opens driver and cuDNN when it runs.
     Cuda(cuda::Options),
     /// Builds the Python wheel, with libmoco and ONNX Runtime in it, into `dist`.
     Wheel,
