@@ -1,15 +1,18 @@
-//! Speed of every distinct convolution of a network, each pass, beside the peak of the core's multiply-add units.
+//! Speed of every distinct convolution of a network, each pass, beside the peak of matrix products on the same threads.
 //!
-//!     cargo bench -p moco-engine --bench conv -- resnet50 224 16 [threads] [milliseconds per figure] [f32 | bf16]
+//!     cargo bench -p moco-engine --bench conv -- resnet50 224 16 [threads] [milliseconds per figure] [f32 | bf16] [json]
 //!     cargo bench -p moco-engine --bench conv -- resnet18+cifar 32 128 1 300 bf16
 //!
-//! Each figure is the fastest of many runs, in GFLOP/s and as a share of the peak of all threads in f32. With `CPU_TIME=1` in the
-//! environment the time is the processor time of all threads divided by their number: for machines with other work.
+//! Each figure is the fastest of many runs, in GFLOP/s of the definition (borders counted as if they were data) and as a
+//! share of a large matrix product in f32; Winograd's method needs fewer operations than the definition and may pass
+//! 100 %. `json` prints one line for `benches/conv_table`. With `CPU_TIME=1` in the environment the time is the processor
+//! time of all threads divided by their number: for machines with other work.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use moco_engine::kernels::conv::{ConvShape, Epilogue, Packed, Pass, backward_data, backward_weights, forward};
+use moco_engine::kernels::conv::{ConvShape, Epilogue, Method, Packed, Pass, backward_data, backward_weights, forward};
+use moco_engine::kernels::gemm::{Gemm, gemm};
 use moco_engine::{Element, bf16};
 use moco_models::arch::{ArchSpec, Stem};
 use moco_models::{Op, Shape};
@@ -27,45 +30,133 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "bf16" => time_passes::<bf16>,
         other => return Err(format!("precision {other}: use f32 or bf16").into()),
     };
+    let precision = args.get(5).map_or("f32", String::as_str);
+    let json = args.get(6).is_some_and(|a| a == "json");
     let layers = layers(name, size, batch)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     pool.install(|| {
-        let peak = fma_peak() * threads as f64;
-        let pairs = bf16_peak() * threads as f64;
-        println!(
-            "{name} at {size}, batch {batch}, {threads} thread(s); peak in f32 {peak:.0} GFLOP/s, bf16 {pairs:.0}"
-        );
-        println!("{:>38} {:>7}  {:>13} {:>13} {:>13}  pack", "layer (times)", "GFLOP", "forward", "dgrad", "wgrad");
-        let mut total = [0.0; 4];
-        for (i, (s, times)) in layers.iter().enumerate() {
-            let seconds = time_passes(s, i > 0, Duration::from_millis(millis));
-            let rate = |t: f64| format!("{:6.1} ({:3.0}%)", s.flops() / t / 1e9, 100.0 * s.flops() / t / 1e9 / peak);
-            let dx = if i > 0 { rate(seconds[1]) } else { "-".into() };
-            println!(
-                "{:>38} {:7.2}  {:>13} {dx:>13} {:>13}  {:.2} ms",
-                format!(
-                    "{}×{} {}→{} {}×{} /{} g{} ({times})",
-                    s.h, s.w, s.c_in, s.c_out, s.kernel, s.kernel, s.stride, s.groups
-                ),
-                s.flops() / 1e9,
-                rate(seconds[0]),
-                rate(seconds[2]),
-                1e3 * seconds[3],
-            );
-            total.iter_mut().zip(seconds).for_each(|(total, t)| *total += t * *times as f64);
+        let budget = Duration::from_millis(millis);
+        let peaks =
+            Peaks { fma: fma_peak() * threads as f64, gemm: gemm_peak(budget), bf16: bf16_peak() * threads as f64 };
+        let rows: Vec<Row> = layers
+            .iter()
+            .enumerate()
+            .map(|(i, &(shape, times))| Row { shape, times, seconds: time_passes(&shape, i > 0, budget) })
+            .collect();
+        if json {
+            println!("{}", to_json(name, size, batch, threads, precision, &peaks, &rows));
+        } else {
+            println!("{name} at {size}, batch {batch}, {threads} thread(s), {precision}");
+            print_table(&peaks, &rows);
         }
-        let flops: f64 = layers.iter().map(|(s, times)| s.flops() * *times as f64).sum();
-        let ms = total.map(|t| t * 1e3);
-        println!(
-            "whole network: {:.1} GFLOP; forward {:.1} ms, dgrad {:.1} ms, wgrad {:.1} ms, packing {:.1} ms",
-            flops / 1e9,
-            ms[0],
-            ms[1],
-            ms[2],
-            ms[3]
-        );
     });
     Ok(())
+}
+
+/// GFLOP/s of all threads: multiply-adds between registers, a large matrix product, products of bf16 between registers.
+struct Peaks {
+    fma: f64,
+    gemm: f64,
+    bf16: f64,
+}
+
+/// A layer, how often it occurs, and the seconds of forward, data gradient (0 = not needed), weight gradient, packing.
+struct Row {
+    shape: ConvShape,
+    times: usize,
+    seconds: [f64; 4],
+}
+
+impl Row {
+    fn rate(&self, pass: usize) -> f64 {
+        self.shape.flops() / self.seconds[pass] / 1e9
+    }
+
+    fn label(&self) -> String {
+        let s = &self.shape;
+        let groups = if s.groups > 1 { format!(" g{}", s.groups) } else { String::new() };
+        format!("{}×{} {}→{} {}×{} /{}{groups}", s.h, s.w, s.c_in, s.c_out, s.kernel, s.kernel, s.stride)
+    }
+}
+
+const PASSES: [&str; 3] = ["forward", "data gradient", "weight gradient"];
+
+fn print_table(peaks: &Peaks, rows: &[Row]) {
+    let Peaks { fma, gemm, bf16 } = peaks;
+    println!("GFLOP/s: matrix product {gemm:.0}, multiply-adds {fma:.0}, bf16 {bf16:.0}");
+    println!(
+        "{:>30} {:>3}  {:13} {:>7}  {:>21} {:>21} {:>21}",
+        "layer", "×", "method", "GFLOP", PASSES[0], PASSES[1], PASSES[2]
+    );
+    for row in rows {
+        let figure = |pass: usize| {
+            let rate = row.rate(pass);
+            let text = format!("{rate:.1} ({:.0}%) {:5.1} ms", 100.0 * rate / gemm, 1e3 * row.seconds[pass]);
+            if row.seconds[pass] > 0.0 { text } else { "–".into() }
+        };
+        println!(
+            "{:>30} {:>3}  {:13} {:7.2}  {:>21} {:>21} {:>21}",
+            row.label(),
+            row.times,
+            Method::of(&row.shape).to_string(),
+            row.shape.flops() / 1e9,
+            figure(0),
+            figure(1),
+            figure(2)
+        );
+    }
+    let total = |pass: usize| 1e3 * rows.iter().map(|r| r.seconds[pass] * r.times as f64).sum::<f64>();
+    let [forward, data, weights, packing] = [0, 1, 2, 3].map(total);
+    println!(
+        "all: forward {forward:.1} ms, data gradient {data:.1} ms, weight gradient {weights:.1} ms, packing {packing:.1} ms"
+    );
+}
+
+fn to_json(
+    name: &str,
+    size: usize,
+    batch: usize,
+    threads: usize,
+    precision: &str,
+    peaks: &Peaks,
+    rows: &[Row],
+) -> String {
+    let rows: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let passes: Vec<String> = (0..3)
+                .filter(|pass| row.seconds[*pass] > 0.0)
+                .map(|pass| {
+                    let (ms, rate) = (1e3 * row.seconds[pass], row.rate(pass));
+                    let share = rate / peaks.gemm;
+                    format!(r#""{}": {{"ms": {ms:.3}, "gflops": {rate:.1}, "share": {share:.3}}}"#, PASSES[pass])
+                })
+                .collect();
+            format!(
+                r#"{{"layer": "{}", "times": {}, "method": "{}", "gflop": {:.3}, "packing_ms": {:.3}, {}}}"#,
+                row.label(),
+                row.times,
+                Method::of(&row.shape),
+                row.shape.flops() / 1e9,
+                1e3 * row.seconds[3],
+                passes.join(", ")
+            )
+        })
+        .collect();
+    format!(
+        r#"{{"network": "{name}", "size": {size}, "batch": {batch}, "threads": {threads}, "precision": "{precision}", "gemm_gflops": {:.1}, "fma_gflops": {:.1}, "layers": [{}]}}"#,
+        peaks.gemm,
+        peaks.fma,
+        rows.join(", ")
+    )
+}
+
+/// GFLOP/s of a large matrix product in f32 on the current threads.
+fn gemm_peak(budget: Duration) -> f64 {
+    let (m, n, k) = if budget.is_zero() { (64, 64, 64) } else { (4480, 1024, 1024) };
+    let (a, b, mut c) = (vec![0.3f32; m * k], vec![0.2f32; k * n], vec![0.0f32; m * n]);
+    let seconds = fastest(2 * budget, || gemm(Gemm::new(m, n, k), &a, &b, &mut c));
+    2.0 * (m * n * k) as f64 / seconds / 1e9
 }
 
 /// The distinct convolutions of a network and how often each occurs.

@@ -12,6 +12,7 @@ mod epilogue;
 mod geometry;
 mod grouped;
 mod grouped_simd;
+mod method;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ mod winograd;
 mod winograd_gradient;
 
 pub use epilogue::Epilogue;
+pub use method::Method;
 pub use shape::ConvShape;
 pub use weights::{Packed, Pass};
 
