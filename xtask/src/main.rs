@@ -22,7 +22,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
-    /// Fetches what the other tasks need: ONNX Runtime, and a C++ compiler, CMake, valgrind and python3-venv where they are missing.
+    /// Fetches what the other tasks need: ONNX Runtime, and where they are missing a C++ compiler, CMake, valgrind and
+    /// python3-venv.
     ///
     /// Does nothing, without network, when everything is there.
     Setup,

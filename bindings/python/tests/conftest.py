@@ -1,5 +1,7 @@
 """What every test uses. `cargo xtask test` sets the variables; the package under test is the installed wheel."""
 
+import ctypes
+import gc
 import os
 import struct
 import zlib
@@ -46,6 +48,22 @@ def pictures(images):
 @pytest.fixture
 def random():
     return np.random.default_rng(3)
+
+
+def allocated() -> int:
+    """Bytes that C has allocated and not freed. More exact than the size of the process, which keeps what was freed."""
+
+    class Mallinfo2(ctypes.Structure):
+        _fields_ = [
+            (name, ctypes.c_size_t)
+            for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+        ]
+
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Mallinfo2
+    gc.collect()
+    told = mallinfo2()
+    return told.uordblks + told.hblkhd
 
 
 def png(pixels: np.ndarray) -> bytes:
