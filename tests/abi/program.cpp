@@ -1,5 +1,6 @@
 // program FOLDER: moco.hpp, used rightly and wrongly, from many threads.
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <iostream>
 #include <moco.hpp>
@@ -34,7 +35,16 @@ static void throws(moco_code code, const std::string& part, Body body) {
 int main(int argc, char** argv) {
   CHECK(argc == 2);
   const std::string folder = argv[1];
+  std::atomic<int> messages{0};
+  moco::set_log([&](moco_log_level level, const std::string& message) {
+    CHECK(level >= MOCO_LOG_LEVEL_ERROR && !message.empty());
+    ++messages;
+    throw std::runtime_error("what a receiver throws goes nowhere");
+  });
   moco::Backbone opened(folder);
+  CHECK(messages > 0);
+  const int until_now = messages;
+  moco::set_log(nullptr);
   const moco::Backbone backbone = std::move(opened);
   CHECK(taps_seen_from_elsewhere(backbone) == 6);
   CHECK(backbone.dim() == 64 && backbone.arch() == "resnet18");
@@ -45,7 +55,8 @@ int main(int argc, char** argv) {
   const moco::Features features = backbone.extract(paths);
   CHECK((features.shape() == std::vector<std::size_t>{4, 64}) && features.tap_name() == "pooled");
   throws(MOCO_CODE_INVALID_ARGUMENT, "row", [&] { (void)features.row(4); });
-  throws(MOCO_CODE_IO, "nowhere", [&] { (void)backbone.extract(std::vector<std::string>{"nowhere.png"}); });
+  throws(MOCO_CODE_IO, "nowhere", [&] { (void)backbone.extract({"nowhere.png", "elsewhere.png"}); });
+  CHECK(messages == until_now);
 
   // Many threads, one backbone, one head: const means shared.
   const std::vector<std::uint32_t> labels = {0, 1, 0, 1};

@@ -5,11 +5,17 @@
 #ifndef MOCO_HPP
 #define MOCO_HPP
 
+#if __cplusplus < 201703L && !(defined(_MSVC_LANG) && _MSVC_LANG >= 201703L)
+# error "moco.hpp needs C++17: set CMAKE_CXX_STANDARD to 17, or compile with -std=c++17"
+#endif
+
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <initializer_list>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -57,6 +63,48 @@ inline std::string text(const char* text) { return text == nullptr ? std::string
 
 /// Version of the loaded library.
 [[nodiscard]] inline std::string version() { return moco_version(); }
+
+/// Receives a message of libmoco.
+using LogReceiver = std::function<void(moco_log_level level, const std::string& message)>;
+
+namespace detail {
+
+struct Log {
+  std::mutex mutex;
+  std::shared_ptr<const LogReceiver> receiver;
+
+  /// Never destroyed: a thread of libmoco may speak while the process ends.
+  static Log& instance() {
+    static auto* const log = new Log;
+    return *log;
+  }
+  std::shared_ptr<const LogReceiver> current() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return receiver;
+  }
+  static void told(std::uint32_t level, const char* message, void*) noexcept {
+    try {
+      // Held during the call, in which another thread may set another receiver.
+      if (const auto receiver = instance().current()) (*receiver)(static_cast<moco_log_level>(level), message);
+    } catch (...) {
+      // A message that cannot be delivered must not end what it is about.
+    }
+  }
+};
+
+}  // namespace detail
+
+/// Sets who receives libmoco's messages (which runtime is loaded, what is assumed of a file of others); nobody at first,
+/// and again for an empty function. Called from any thread, several at once.
+inline void set_log(LogReceiver receiver) {
+  const bool wanted = static_cast<bool>(receiver);
+  auto shared = wanted ? std::make_shared<const LogReceiver>(std::move(receiver)) : nullptr;
+  {
+    const std::lock_guard<std::mutex> lock(detail::Log::instance().mutex);
+    detail::Log::instance().receiver.swap(shared);
+  }
+  moco_log_set(wanted ? &detail::Log::told : nullptr, nullptr);
+}
 
 /// 8-bit pixels, rows from top to bottom, channels interleaved (RGB, not BGR). The pixels are read during calls only.
 /// `row_stride` in bytes; 0 = no gap.
@@ -132,7 +180,7 @@ struct BackboneOptions {
 /// A backbone: turns images into features.
 class Backbone {
  public:
-  /// Opens a backbone.safetensors file, or a folder that holds one.
+  /// Opens a backbone.safetensors file, a folder that holds one, or hf://owner/name; see moco_backbone_open().
   explicit Backbone(const std::string& path, const BackboneOptions& options = {})
       : backbone_(nullptr, &moco_backbone_free) {
     detail::check_version();
@@ -184,13 +232,21 @@ class Backbone {
   [[nodiscard]] Features extract(const std::vector<std::string>& paths) const {
     std::vector<const char*> pointers;
     for (const auto& path : paths) pointers.push_back(path.c_str());
-    moco_features* out = nullptr;
-    detail::check(moco_backbone_extract_paths(get(), pointers.data(), pointers.size(), &out));
-    return Features(out);
+    return extract_paths(pointers.data(), pointers.size());
+  }
+  /// As above, written out: extract({"a.jpg", "b.jpg"}).
+  [[nodiscard]] Features extract(std::initializer_list<const char*> paths) const {
+    return extract_paths(paths.begin(), paths.size());
   }
   [[nodiscard]] const moco_backbone* get() const noexcept { return backbone_.get(); }
 
  private:
+  [[nodiscard]] Features extract_paths(const char* const* paths, std::size_t n) const {
+    moco_features* out = nullptr;
+    detail::check(moco_backbone_extract_paths(get(), paths, n, &out));
+    return Features(out);
+  }
+
   std::unique_ptr<moco_backbone, decltype(&moco_backbone_free)> backbone_;
 };
 
