@@ -24,8 +24,6 @@ pub trait Element: bytemuck::Pod + PartialEq + PartialOrd + std::fmt::Debug + Se
 
     /// [`Element::word`] of stored values.
     fn pair(first: Self, second: Self) -> u32;
-    /// Writes sixteen values that are neighbours in the inner dimension as words, `16 / PER_WORD` of them.
-    fn words(values: &[f32; 16], out: &mut [u32]);
 
     /// Sixteen values.
     ///
@@ -87,11 +85,6 @@ impl Element for f32 {
     #[inline(always)]
     fn pair(first: f32, _second: f32) -> u32 {
         first.to_bits()
-    }
-
-    #[inline(always)]
-    fn words(values: &[f32; 16], out: &mut [u32]) {
-        out[..16].copy_from_slice(&values.map(f32::to_bits));
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -165,15 +158,6 @@ impl Element for bf16 {
         u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16
     }
 
-    #[inline(always)]
-    fn words(values: &[f32; 16], out: &mut [u32]) {
-        let mut narrow = [bf16::ZERO; 16];
-        for (narrow, value) in narrow.iter_mut().zip(values) {
-            *narrow = <bf16 as Element>::narrow(*value);
-        }
-        out[..8].copy_from_slice(bytemuck::cast_slice(&narrow));
-    }
-
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -234,6 +218,42 @@ impl Element for bf16 {
             at.cast::<[bf16; 8]>().write_unaligned(wide.map(Element::narrow));
         }
     }
+}
+
+/// Rounds sixteen values; by the CPU itself if `NATIVE`, which takes subnormal values for 0.
+#[inline(always)]
+pub(crate) fn narrow_16<T: Element, const NATIVE: bool>(values: &[f32; 16]) -> [T; 16] {
+    let mut out = [T::ONE; 16];
+    #[cfg(target_arch = "x86_64")]
+    if NATIVE {
+        #[expect(unsafe_code, reason = "vectors of values")]
+        // SAFETY: `multiversion_native` sets NATIVE where the CPU has AVX-512F and AVX512-BF16; there are sixteen values.
+        unsafe {
+            T::store_512_native(out.as_mut_ptr(), f32::load_512(values.as_ptr()));
+        }
+        return out;
+    }
+    for (out, value) in out.iter_mut().zip(values) {
+        *out = T::narrow(*value);
+    }
+    out
+}
+
+/// Sixteen words of values that are neighbours in the inner dimension, [`Element::word`].
+#[inline(always)]
+pub(crate) fn words_16<T: Element, const NATIVE: bool>(first: &[f32; 16], second: &[f32; 16]) -> [u32; 16] {
+    let mut out = [0; 16];
+    if NATIVE {
+        let (first, second) = (narrow_16::<T, NATIVE>(first), narrow_16::<T, NATIVE>(second));
+        for i in 0..16 {
+            out[i] = T::pair(first[i], second[i]);
+        }
+        return out;
+    }
+    for i in 0..16 {
+        out[i] = T::word(first[i], second[i]);
+    }
+    out
 }
 
 /// The bits of a value whose upper half is its nearest bf16.

@@ -11,8 +11,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::shape::ConvShape;
-use crate::kernels::element::Element;
-use crate::kernels::gemm::level::{Level, multiversion};
+use crate::kernels::element::{Element, narrow_16, words_16};
+use crate::kernels::gemm::level::{Level, multiversion_native};
 use crate::kernels::gemm::panels::Panels;
 use crate::kernels::gemm::product::{Finish, RowMap};
 use crate::kernels::gemm::tile::{BLOCK, Lhs, PITCH, SharedOut, panel_product};
@@ -200,7 +200,7 @@ impl<T: Element> WinogradProduct<'_, T> {
     }
 }
 
-multiversion! {
+multiversion_native! {
     /// `Bᵀ d B` of every tile and channel, to `[channel block, position, tile, word of channels]`, tiles [`PITCH`] and
     /// positions [`position_step`] apart.
     fn transform_input<T: Element>(
@@ -209,7 +209,7 @@ multiversion! {
 }
 
 #[inline(always)]
-fn transform_input_body<T: Element>(
+fn transform_input_body<T: Element, const NATIVE: bool>(
     w: &Windows,
     x: &[T],
     norm: Option<&Norm<'_>>,
@@ -225,13 +225,14 @@ fn transform_input_body<T: Element>(
             let word = channel / T::PER_WORD;
             let base = word / BLOCK * POSITIONS * step + t * PITCH + word % BLOCK;
             for (position, values) in values.as_flattened().iter().enumerate() {
-                T::words(values, &mut out[base + position * step..]);
+                let words = &mut out[base + position * step..][..LANES / T::PER_WORD];
+                bytemuck::cast_slice_mut(words).copy_from_slice(&narrow_16::<T, NATIVE>(values));
             }
         }
     }
 }
 
-multiversion! {
+multiversion_native! {
     /// `Bᵀ d B` of every tile and channel, to `[position, word of tiles, channel]`, words [`PITCH`] and positions
     /// [`position_step`] apart.
     pub(super) fn transform_input_columns<T: Element>(
@@ -240,7 +241,7 @@ multiversion! {
 }
 
 #[inline(always)]
-fn transform_input_columns_body<T: Element>(
+fn transform_input_columns_body<T: Element, const NATIVE: bool>(
     w: &Windows,
     x: &[T],
     norm: Option<&Norm<'_>>,
@@ -261,9 +262,7 @@ fn transform_input_columns_body<T: Element>(
             let values = values.as_flattened().iter().zip(next.as_flattened());
             for (position, (values, next)) in values.enumerate() {
                 let out = &mut out[position * step + t * PITCH + channel..][..LANES];
-                for lane in 0..LANES {
-                    out[lane] = T::word(values[lane], next[lane]);
-                }
+                out.copy_from_slice(&words_16::<T, NATIVE>(values, next));
             }
         }
     }
@@ -330,7 +329,7 @@ impl<'a, T: Element> Patch<'a, T> {
                 None => values[p].iter_mut().zip(from).for_each(|(value, from)| *value = from.widen()),
                 Some(norm) => {
                     let (scale, shift) = (&norm.scale[at..at + lanes], &norm.shift[at..at + lanes]);
-                    normalise(from, scale, shift, norm.relu, &mut values[p][..lanes]);
+                    normalise::<T, f32, false>(from, scale, shift, norm.relu, &mut values[p][..lanes]);
                 }
             }
         }
@@ -389,7 +388,7 @@ fn input_line([a, b, c, d]: [Vector; 4]) -> [Vector; 4] {
     [sub(a, c), add(b, c), sub(c, b), sub(b, d)]
 }
 
-multiversion! {
+multiversion_native! {
     /// `Y = Aᵀ m A` of `cols` columns of every tile, from `[position, tile, width]` to the four pixels of each tile in
     /// `out`, which the calling task owns; overwrites or adds.
     fn transform_output<T: Element>(
@@ -399,7 +398,7 @@ multiversion! {
 }
 
 #[inline(always)]
-fn transform_output_body<T: Element>(
+fn transform_output_body<T: Element, const NATIVE: bool>(
     products: &[f32],
     width: usize,
     places: &[usize],
@@ -412,11 +411,22 @@ fn transform_output_body<T: Element>(
     for (t, places) in places.chunks_exact(4).enumerate() {
         let mut from = 0;
         while from + LANES <= cols {
-            output_tile::<T, LANES>(products, width, count, t, from, places, out, column, LANES, accumulate);
+            output_tile::<T, LANES, NATIVE>(products, width, count, t, from, places, out, column, LANES, accumulate);
             from += LANES;
         }
         while from < cols {
-            output_tile::<T, 8>(products, width, count, t, from, places, out, column, (cols - from).min(8), accumulate);
+            output_tile::<T, 8, NATIVE>(
+                products,
+                width,
+                count,
+                t,
+                from,
+                places,
+                out,
+                column,
+                (cols - from).min(8),
+                accumulate,
+            );
             from += 8;
         }
     }
@@ -424,7 +434,7 @@ fn transform_output_body<T: Element>(
 
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "a tile among the products and among the outputs")]
-fn output_tile<T: Element, const N: usize>(
+fn output_tile<T: Element, const N: usize, const NATIVE: bool>(
     products: &[f32],
     width: usize,
     count: usize,
@@ -458,8 +468,13 @@ fn output_tile<T: Element, const N: usize>(
             if lanes == N {
                 let pixel: &mut [T; N] = pixel.first_chunk_mut().expect("N values");
                 let sum = if accumulate { add(widened(pixel), column_of[i]) } else { column_of[i] };
-                for lane in 0..N {
-                    pixel[lane] = T::narrow(sum[lane]);
+                match sum.first_chunk() {
+                    Some(sum) if N == LANES => pixel.copy_from_slice(&narrow_16::<T, NATIVE>(sum)),
+                    _ => {
+                        for lane in 0..N {
+                            pixel[lane] = T::narrow(sum[lane]);
+                        }
+                    }
                 }
             } else {
                 for (pixel, value) in pixel.iter_mut().zip(column_of[i]) {

@@ -10,8 +10,8 @@ use rayon::prelude::*;
 use super::geometry::{Bundles, forward_windows};
 use super::shape::ConvShape;
 use super::winograd::{OUTSIDE, POSITIONS, Tiles, add, halve, position_step, sub, transform_input_columns, widened};
-use crate::kernels::element::Element;
-use crate::kernels::gemm::level::{Level, multiversion};
+use crate::kernels::element::{Element, words_16};
+use crate::kernels::gemm::level::{Level, multiversion, multiversion_native};
 use crate::kernels::gemm::product::RowMap;
 use crate::kernels::gemm::tile::{Lhs, PITCH, SharedOut, panel_product};
 use crate::kernels::gemm::windows::{Norm, Windows};
@@ -151,7 +151,7 @@ fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
     (index * size).min(len)..((index + 1) * size).min(len)
 }
 
-multiversion! {
+multiversion_native! {
     /// `A dY Aᵀ` of the tiles with these pixels and of some channels, to `[position, word of tiles, channel]`, words
     /// [`PITCH`] and positions [`position_step`] apart.
     fn transform_gradient<T: Element>(dy: &[T], channels: Range<usize>, places: &[usize], out: &mut [u32]) =
@@ -159,7 +159,12 @@ multiversion! {
 }
 
 #[inline(always)]
-fn transform_gradient_body<T: Element>(dy: &[T], channels: Range<usize>, places: &[usize], out: &mut [u32]) {
+fn transform_gradient_body<T: Element, const NATIVE: bool>(
+    dy: &[T],
+    channels: Range<usize>,
+    places: &[usize],
+    out: &mut [u32],
+) {
     let step = position_step((places.len() / 4).div_ceil(T::PER_WORD));
     for (t, places) in places.chunks(4 * T::PER_WORD).enumerate() {
         for from in (0..channels.len()).step_by(LANES) {
@@ -172,9 +177,7 @@ fn transform_gradient_body<T: Element>(dy: &[T], channels: Range<usize>, places:
             let values = first.as_flattened().iter().zip(second.as_flattened());
             for (position, (values, next)) in values.enumerate() {
                 let out = &mut out[position * step + t * PITCH + from..][..LANES];
-                for lane in 0..LANES {
-                    out[lane] = T::word(values[lane], next[lane]);
-                }
+                out.copy_from_slice(&words_16::<T, NATIVE>(values, next));
             }
         }
     }

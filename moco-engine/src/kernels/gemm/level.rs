@@ -118,3 +118,50 @@ macro_rules! multiversion {
     };
 }
 pub(crate) use multiversion;
+
+/// [`multiversion`] for a body with a second parameter, `const NATIVE: bool`: whether it may use what
+/// [`Element`](crate::kernels::Element) has for CPUs that round to bf16 themselves.
+macro_rules! multiversion_native {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<$T:ident: $bound:ident>($($arg:ident: $ty:ty),* $(,)?)
+        = $body:ident;) => {
+        $(#[$meta])*
+        #[expect(unsafe_code, reason = "functions for a CPU feature are called after it was detected")]
+        #[allow(clippy::too_many_arguments, reason = "the arguments of the body")]
+        $vis fn $name<$T: $bound>(level: $crate::kernels::gemm::level::Level, $($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bf16")]
+                #[allow(clippy::too_many_arguments, reason = "the arguments of the body")]
+                fn avx512_bf16<$T: $bound>($($arg: $ty),*) {
+                    $body::<$T, true>($($arg),*)
+                }
+                #[target_feature(enable = "avx512f")]
+                #[allow(clippy::too_many_arguments, reason = "the arguments of the body")]
+                fn avx512<$T: $bound>($($arg: $ty),*) {
+                    $body::<$T, false>($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                #[allow(clippy::too_many_arguments, reason = "the arguments of the body")]
+                fn avx2<$T: $bound>($($arg: $ty),*) {
+                    $body::<$T, false>($($arg),*)
+                }
+                use $crate::kernels::gemm::level::Isa;
+                match level.isa() {
+                    // SAFETY: a `Level` is only made for instruction sets that this CPU has.
+                    Isa::Avx512Bf16 if $T::PER_WORD > 1 => unsafe { avx512_bf16::<$T>($($arg),*) },
+                    // SAFETY: as above.
+                    Isa::Avx512 | Isa::Avx512Bf16 => unsafe { avx512::<$T>($($arg),*) },
+                    // SAFETY: as above.
+                    Isa::Avx2 => unsafe { avx2::<$T>($($arg),*) },
+                    Isa::Portable => $body::<$T, false>($($arg),*),
+                }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            {
+                let _ = level;
+                $body::<$T, false>($($arg),*)
+            }
+        }
+    };
+}
+pub(crate) use multiversion_native;

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::AlignedBuffer;
-use super::level::{Level, multiversion};
+use super::level::{Level, multiversion, multiversion_native};
 use super::tile::{BLOCK, PITCH};
-use crate::kernels::element::Element;
+use crate::kernels::element::{Element, narrow_16};
 
 /// The im2col matrix of a convolution: one row for each output pixel `(image, y, x)`, one column for each
 /// `(ky, kx, channel)`. A plain row-major matrix is the case of a 1×1 kernel on a `1 × rows` image.
@@ -160,7 +160,7 @@ fn pair_rows_body<T: Element>(first: &[T], second: &[T], out: &mut [u32]) {
     }
 }
 
-multiversion! {
+multiversion_native! {
     /// Writes the given rows and columns of the im2col matrix of `x` to `block`, rows [`PITCH`] words apart; the last
     /// word of a row is filled up with 0.
     fn gather<T: Element>(
@@ -169,7 +169,7 @@ multiversion! {
 }
 
 #[inline(always)]
-fn gather_body<T: Element>(
+fn gather_body<T: Element, const NATIVE: bool>(
     windows: &Windows,
     x: &[T],
     norm: Option<&Norm<'_>>,
@@ -205,7 +205,7 @@ fn gather_body<T: Element>(
                 tap_by_tap(w, top, left, &cols, out, |from, channel, out| {
                     let at = group + channel;
                     let (scale, shift) = (&norm.scale[at..at + out.len()], &norm.shift[at..at + out.len()]);
-                    normalise(&pixels[from..from + out.len()], scale, shift, norm.relu, out);
+                    normalise::<T, T, NATIVE>(&pixels[from..from + out.len()], scale, shift, norm.relu, out);
                 });
             }
         }
@@ -312,17 +312,30 @@ fn zero<T: Element>(out: &mut [T]) {
 
 /// `x · scale + shift`, then ReLU if asked.
 #[inline(always)]
-pub(crate) fn normalise<T: Element, O: Element>(from: &[T], scale: &[f32], shift: &[f32], relu: bool, out: &mut [O]) {
-    let values = from.iter().zip(scale).zip(shift);
-    if relu {
-        for (out, ((x, scale), shift)) in out.iter_mut().zip(values) {
-            let value = x.widen() * scale + shift;
-            // Not `max`: a NaN has to stay visible.
-            *out = O::narrow(if value < 0.0 { 0.0 } else { value });
+pub(crate) fn normalise<T: Element, O: Element, const NATIVE: bool>(
+    from: &[T],
+    scale: &[f32],
+    shift: &[f32],
+    relu: bool,
+    out: &mut [O],
+) {
+    const V: usize = 16;
+    // Not `max`: a NaN has to stay visible.
+    let bar = if relu { 0.0 } else { f32::NEG_INFINITY };
+    let n = out.len();
+    let (from, scale, shift) = (&from[..n], &scale[..n], &shift[..n]);
+    let mut i = 0;
+    while i + V <= n {
+        let mut values = [0.0; V];
+        for j in 0..V {
+            let value = from[i + j].widen() * scale[i + j] + shift[i + j];
+            values[j] = if value < bar { bar } else { value };
         }
-    } else {
-        for (out, ((x, scale), shift)) in out.iter_mut().zip(values) {
-            *out = O::narrow(x.widen() * scale + shift);
-        }
+        out[i..i + V].copy_from_slice(&narrow_16::<O, NATIVE>(&values));
+        i += V;
+    }
+    for j in i..n {
+        let value = from[j].widen() * scale[j] + shift[j];
+        out[j] = O::narrow(if value < bar { bar } else { value });
     }
 }
