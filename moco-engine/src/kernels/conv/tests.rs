@@ -152,20 +152,13 @@ fn awkward_shapes_agree_with_f64_on_every_instruction_set() {
                         let (c_in, c_out) = (channels[number % 6], channels[number / 6 % 6]);
                         let n = [1, 3, 0, 1][number % 4];
                         number += 1;
-                        check(
-                            level,
-                            &ConvShape {
-                                n,
-                                h: size,
-                                w: size + number % 2,
-                                c_in,
-                                c_out,
-                                kernel,
-                                stride,
-                                padding,
-                                groups: 1,
-                            },
-                        );
+                        let (h, w) = (size, size + number % 2);
+                        let s = ConvShape { n, h, w, c_in, c_out, kernel, stride, padding, groups: 1 };
+                        check_stored_as::<f32>(level, &s);
+                        // bf16 differs in packing and loads, not in geometry: a part of the grid does, on all pairs.
+                        if number % 5 == 0 {
+                            check_stored_as::<bf16>(level, &s);
+                        }
                     }
                 }
             }

@@ -1,7 +1,6 @@
 //! The weight gradient of the layers that [`winograd`](super::winograd) computes: with the names used there,
 //! `dg = Gᵀ [Σ over tiles of (A dY Aᵀ) ⊙ (Bᵀ d B)] G`, where the sum is 16 matrix products with the tiles as inner
 //! dimension.
-#![expect(clippy::needless_range_loop, reason = "rows and columns of small matrices, by their indices")]
 
 use std::ops::Range;
 
@@ -17,8 +16,11 @@ use crate::kernels::gemm::tile::{Lhs, PITCH, SharedOut, panel_product};
 use crate::kernels::gemm::windows::{Norm, Windows};
 use crate::kernels::gemm::workspace::{with_shared, with_workspace};
 
-/// Channels on either side of a task's part of the result.
-const CHUNK: usize = 64;
+/// Channels on either side of a task's part of the result: more where products are cheaper, since both transforms are
+/// repeated for each part.
+const fn chunk<T: Element>() -> usize {
+    64 * T::PER_WORD
+}
 
 /// Tasks that an operation is divided into at least, where its size allows; the same on every machine, since the sums
 /// are divided as well.
@@ -54,7 +56,7 @@ pub(super) fn backward_weights<T: Element>(
 ) {
     let windows = forward_windows(s, &Bundles::new(s), 0);
     let tiles = Tiles::new::<T>(level, &windows, s.n);
-    let (out_chunks, in_chunks) = (s.c_out.div_ceil(CHUNK), s.c_in.div_ceil(CHUNK));
+    let (out_chunks, in_chunks) = (s.c_out.div_ceil(chunk::<T>()), s.c_in.div_ceil(chunk::<T>()));
     // Both transforms of a block: at most about three quarters of a second-level cache of 1 MiB.
     let channels = s.c_out.div_ceil(out_chunks) + s.c_in.div_ceil(in_chunks);
     let depth = (768 * 1024 / (size_of::<T>() * POSITIONS * channels)).clamp(16, 128) / 2 * 2;
