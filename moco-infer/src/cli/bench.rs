@@ -10,7 +10,7 @@ use moco_image::Image;
 use moco_infer::{image_files, runtime_info};
 use serde_json::json;
 
-use super::{Arithmetic, Extraction, PrecisionName};
+use super::{Extraction, PrecisionName, Running};
 
 /// Measures images per second and prints one JSON line.
 ///
@@ -22,7 +22,7 @@ pub struct Bench {
     #[command(flatten)]
     extraction: Extraction,
     #[command(flatten)]
-    arithmetic: Arithmetic,
+    running: Running,
     /// Folder of images.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -40,7 +40,7 @@ impl Bench {
             bail!("--passes and --images must be at least 1");
         }
         let files = self.data.as_deref().map(image_files).transpose()?;
-        let extractor = self.extraction.extractor(&self.arithmetic, files.as_deref().unwrap_or_default())?;
+        let extractor = self.extraction.extractor(&self.running, files.as_deref().unwrap_or_default())?;
         let clock = extractor.clone();
         let (images, pass): (usize, Box<dyn Fn() -> Result<()>>) = match files {
             Some(files) => {
@@ -84,7 +84,7 @@ impl Bench {
             "time_share": {
                 "decode": share(spent.decode), "preprocess": share(spent.preprocess), "inference": share(spent.inference),
             },
-            "precision": if self.arithmetic.precision == PrecisionName::Int8 { "int8" } else { "f32" },
+            "precision": if self.running.precision == PrecisionName::Int8 { "int8" } else { "f32" },
             "pipeline": if self.data.is_some() { "files" } else { "pixels" }, "runtime": runtime_info(),
         });
         println!("{result}");

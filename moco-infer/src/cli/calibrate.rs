@@ -9,11 +9,15 @@ use moco_infer::{Backbone, image_files};
 
 use super::Extraction;
 
-/// Observes the backbone on some of your images and writes the ranges of its activations to a small JSON file, with
-/// which `embed` and `bench` run in int8 (--precision int8 --calibration FILE), the C ABI too.
+/// Observes a backbone on your images, so that it can run in int8, and says what that costs in accuracy.
+///
+/// Writes the ranges of the backbone's activations to a small JSON file, with which `embed` and `bench` run in int8
+/// (--precision int8 --calibration FILE), C and C++ programs too (moco_backbone_options.calibration), and with which
+/// `moco-train export --to onnx` writes an int8 model. The file belongs to this backbone file and no other. Take images
+/// like those the backbone will see.
 ///
 /// Then compares int8 features with f32 features on images that were not observed, prints the agreement and keeps it in
-/// the file. Take images like those the backbone will see. The file belongs to this backbone file and no other.
+/// the file.
 ///
 /// Example: moco-infer calibrate --backbone run/backbone.safetensors --data photos --output int8.json
 #[derive(Args)]

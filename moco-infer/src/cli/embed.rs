@@ -12,7 +12,7 @@ use moco_infer::image_files;
 use moco_models::write_atomically;
 
 use super::spool::{Spool, write_npy, write_safetensors};
-use super::{Arithmetic, Extraction, PrecisionName};
+use super::{Extraction, PrecisionName, Running};
 
 /// Writes the features of all images below DIR, and beside them the list of their files.
 ///
@@ -29,7 +29,7 @@ pub struct Embed {
     #[command(flatten)]
     extraction: Extraction,
     #[command(flatten)]
-    arithmetic: Arithmetic,
+    running: Running,
     /// feats.npy (one tap, f32) or feats.safetensors (any number of taps, all held in memory).
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -51,7 +51,7 @@ impl Embed {
             }
         }
         let files = image_files(&self.dir)?;
-        let extractor = self.extraction.extractor(&self.arithmetic, &files)?;
+        let extractor = self.extraction.extractor(&self.running, &files)?;
         let mut spools: Vec<Spool> =
             extractor.taps().iter().map(|tap| Spool::new(tap, &self.out)).collect::<Result<_>>()?;
 
@@ -114,7 +114,7 @@ impl Embed {
             (_, last) => {
                 let hash = extractor.backbone().file().sha256();
                 let mut metadata = BTreeMap::from([("backbone_sha256".to_owned(), hash)]);
-                if self.arithmetic.precision == PrecisionName::Int8 {
+                if self.running.precision == PrecisionName::Int8 {
                     metadata.insert("precision".to_owned(), "int8".to_owned());
                 }
                 spools.extend(last);

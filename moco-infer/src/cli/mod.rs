@@ -31,15 +31,12 @@ pub struct Cli {
     command: Command,
 }
 
+// Each is described where it is: a comment here would hide that one.
 #[derive(Subcommand)]
 enum Command {
-    /// Writes the features of a folder of images to a .npy or .safetensors file.
     Embed(embed::Embed),
-    /// Says what a backbone file is: network, taps, preprocessing, training, hash.
     Info(info::Info),
-    /// Observes a backbone on your images, so that it can run in int8, and says what that costs in accuracy.
     Calibrate(calibrate::Calibrate),
-    /// Measures images per second, with synthetic pixels or a folder of images.
     Bench(bench::Bench),
 }
 
@@ -52,9 +49,6 @@ struct Extraction {
     /// Features to take: pooled, or a feature map c1 … c5 (see `moco-infer info`). May be given several times.
     #[arg(long = "tap", value_name = "NAME", default_value = "pooled")]
     taps: Vec<String>,
-    /// Images a session takes at once [default: chosen; results do not depend on it].
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    batch: usize,
     /// Images worked on at the same time [default: the number of cores].
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
@@ -66,9 +60,12 @@ struct Extraction {
     max_pixels: Option<u64>,
 }
 
-/// Arithmetic of the network, for commands that only use it.
+/// How the network is run, for commands that only use it.
 #[derive(Args)]
-struct Arithmetic {
+struct Running {
+    /// Images a session takes at once [default: chosen; results do not depend on it].
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    batch: usize,
     /// f32, or int8: some three times faster, with features that differ a little (`moco-infer calibrate` says how much).
     #[arg(long, value_enum, default_value_t)]
     precision: PrecisionName,
@@ -95,9 +92,9 @@ impl Extraction {
     }
 
     /// `files` are the images of the command, to calibrate on where no file is given.
-    fn extractor(&self, arithmetic: &Arithmetic, files: &[PathBuf]) -> Result<Extractor> {
+    fn extractor(&self, running: &Running, files: &[PathBuf]) -> Result<Extractor> {
         let backbone = Backbone::from(open_on_terminal(&self.backbone)?);
-        let precision = match (arithmetic.precision, &arithmetic.calibration) {
+        let precision = match (running.precision, &running.calibration) {
             (PrecisionName::F32, None) => Precision::F32,
             (PrecisionName::F32, Some(_)) => bail!("--calibration belongs to --precision int8"),
             (PrecisionName::Int8, Some(path)) => Precision::Int8(Arc::new(Calibration::read(path)?)),
@@ -110,7 +107,7 @@ impl Extraction {
         };
         let options = ExtractorOptions {
             taps: self.taps.clone(),
-            batch: self.batch,
+            batch: running.batch,
             threads: self.threads,
             ort_library: self.ort.clone(),
             limits: self.limits(),
