@@ -103,7 +103,8 @@ impl Cudnn {
     /// Runs a convolution; `false` if cuDNN has no algorithm for it.
     pub(super) fn run(&mut self, job: &Convolution) -> Result<bool, Failure> {
         let key = (job.pass, job.shape, job.bf16);
-        if !self.plans.contains_key(&key) {
+        let fresh = !self.plans.contains_key(&key);
+        if fresh {
             let plan = self.plan(job)?;
             if let Some(plan) = &plan {
                 self.grow(plan.workspace)?;
@@ -120,7 +121,7 @@ impl Cudnn {
         #[expect(unsafe_code, reason = "a call of cuDNN")]
         // SAFETY: the descriptors were made for this shape, whose memory the caller's addresses hold; the scratch has as
         // many bytes as the algorithm asked for.
-        unsafe {
+        let outcome = unsafe {
             match plan.algorithm {
                 Algorithm::Forward(algorithm) => result::convolution_forward(
                     self.handle,
@@ -167,9 +168,24 @@ impl Cudnn {
                     d.w,
                     w,
                 ),
-            }?;
+            }
+        };
+        match outcome {
+            Ok(()) => Ok(true),
+            // What was found by trying may still be refused, as the arithmetic is fixed afterwards.
+            Err(_) if fresh => {
+                if let Some(Some(plan)) = self.plans.insert(key, None) {
+                    plan.descriptors.destroy();
+                }
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok(true)
+    }
+
+    /// The convolutions that cuDNN has no algorithm for and that the engine's own kernels do.
+    pub(super) fn refused(&self) -> Vec<(Pass, ConvShape)> {
+        self.plans.iter().filter(|(_, plan)| plan.is_none()).map(|((pass, shape, _), _)| (*pass, *shape)).collect()
     }
 
     /// Tries every algorithm on the job's own memory and keeps the fastest.
@@ -182,10 +198,13 @@ impl Cudnn {
             descriptors.destroy();
             return Ok(None);
         };
-        #[expect(unsafe_code, reason = "a call of cuDNN")]
-        // SAFETY: the descriptor lives. An algorithm is fastest with the arithmetic it was tried with.
-        unsafe {
-            result::set_convolution_math_type(descriptors.conv, best.math)?;
+        if job.bf16 {
+            #[expect(unsafe_code, reason = "a call of cuDNN")]
+            // SAFETY: the descriptor lives. An algorithm is fastest with the arithmetic it was tried with; in f32 it stays
+            // that of the descriptor, whatever was tried, so that TF32 stays out.
+            unsafe {
+                result::set_convolution_math_type(descriptors.conv, best.math)?;
+            }
         }
         Ok(Some(Plan { descriptors, algorithm: best.algorithm, workspace: best.workspace }))
     }

@@ -8,6 +8,10 @@
 mod cudnn;
 mod graph;
 mod libraries;
+#[cfg(feature = "nccl")]
+mod nccl;
+#[cfg(feature = "nccl")]
+mod rendezvous;
 mod staging;
 
 use std::ffi::{CString, c_void};
@@ -24,6 +28,10 @@ use cudnn::Cudnn;
 use staging::{GpuEvent, PinnedMemory, Staging};
 
 pub use graph::Graph;
+#[cfg(feature = "nccl")]
+pub use nccl::ProcessGroup;
+#[cfg(feature = "nccl")]
+pub use rendezvous::Place;
 
 /// Every kernel for every kind of GPU, by nvcc.
 static KERNELS_IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
@@ -174,6 +182,12 @@ impl Gpu {
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.bind();
         result::mem_get_info().map_err(|error| Error::Device(format!("{}: {error}", self.describe())))
+    }
+
+    /// Convolutions so far that cuDNN has no algorithm for, which the engine's own, slower kernels do; for benchmarks.
+    pub fn own_convolutions(&self) -> Vec<String> {
+        let cudnn = self.cudnn.lock().unwrap_or_else(|held| held.into_inner());
+        cudnn.refused().into_iter().map(|(pass, shape)| format!("{pass:?} of {shape:?}")).collect()
     }
 
     /// Makes the context current on this thread.
