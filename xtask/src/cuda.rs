@@ -46,6 +46,20 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
+/// [`run`], where the compiler can be had; says so where it cannot.
+pub fn compile_where_possible() -> Result<()> {
+    if std::env::var_os("CUDA_HOME").is_none() && !fetched_here() {
+        println!("note: no CUDA compiler for this platform, so the build for GPUs is not tried");
+        return Ok(());
+    }
+    run(&Options { pack: None })
+}
+
+/// Whether the compiler can be fetched for this platform.
+fn fetched_here() -> bool {
+    (std::env::consts::OS, std::env::consts::ARCH) == ("linux", "x86_64")
+}
+
 /// Cargo with the features of all packages, as every other build has them: nothing else is compiled twice.
 fn cargo(home: &Path, task: &[&str]) -> Result<Command> {
     let mut command = shell::cargo(task)?;
@@ -124,7 +138,7 @@ fn toolkit() -> Result<PathBuf> {
     if std::fs::read_to_string(&made_of).is_ok_and(|found| found == wanted) {
         return Ok(home);
     }
-    if (std::env::consts::OS, std::env::consts::ARCH) != ("linux", "x86_64") {
+    if !fetched_here() {
         bail!("the compiler is fetched for Linux on x86-64 only; install CUDA 13.0 and set CUDA_HOME to its folder");
     }
     shell::step(&format!("CUDA compiler → {}", folder.display()));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use moco_train::compute::DeviceId;
 use moco_train::data::{Summary, summarise};
 use moco_train::run::preview::{memory, time};
 use moco_train::run::{RunConfig, RunPlan, kind_in_words};
@@ -83,17 +84,22 @@ pub fn run(args: &Args) -> Result<()> {
         mib(need.batches),
         mib(need.cache)
     );
+    // A GPU holds encoders, weights and queue in its own memory.
+    let (on_host, plans_on_host) = match compute.device() {
+        DeviceId::Cpu => (need.total(), need.plans),
+        DeviceId::Cuda(_) => (need.batches + need.cache, 0),
+    };
     if let Some(free) = available_bytes()
-        && need.total() > free
+        && on_host > free
     {
         verdicts.problem(format!(
             "the run needs about {} MiB and {} MiB are free: lower --batch, --size, --queue or --cache-mib",
-            mib(need.total()),
+            mib(on_host),
             mib(free)
         ));
     }
 
-    if need.plans < available_bytes().unwrap_or(u64::MAX) {
+    if plans_on_host < available_bytes().unwrap_or(u64::MAX) {
         let t = time(&config, &compute, &plan, &Arc::new(dataset), args.compute.threads)?;
         println!(
             "time     about {} an epoch, {} in all ({:.1} images/s; computing {:.0} %, data {:.0} %)",

@@ -48,6 +48,8 @@ pub fn run(options: &Options) -> Result<()> {
     }
     shell::step("tests of xtask");
     shell::run(&mut shell::cargo(&["test", "-p", "xtask"])?)?;
+    // Before the release build, which then puts the program for the CPU back into its place.
+    cuda::compile_where_possible()?;
     shell::step("release build");
     shell::run(&mut shell::cargo(&["build", "--release", "--workspace", "--exclude", "xtask"])?)?;
     shell::step("tests");
