@@ -108,8 +108,8 @@ def test_ctrl_c_stops_a_fit(callback):
     program = textwrap.dedent(f"""
         import numpy as np, os, signal, sys, threading, moco
         rows = np.random.default_rng(0).normal(size=(512, 256)).astype(np.float32)
-        threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         try:
+            threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
             moco.Head.fit(rows, np.arange(512) % 8, epochs=10_000_000, learning_rate=0.01, progress={callback})
         except KeyboardInterrupt:
             sys.exit(42)
