@@ -48,6 +48,12 @@ def machine():
     return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "date": datetime.date.today().isoformat(), "revision": revision}
 
 
+def saved(name):
+    """The rows of benches/results/<name>.json, if there are any."""
+    path = ROOT / "benches" / "results" / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
 def save(name, rows):
     """Writes benches/results/<name>.json."""
     path = ROOT / "benches" / "results" / f"{name}.json"
