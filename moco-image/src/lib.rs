@@ -26,4 +26,4 @@ pub use raster::{Pixels, Raster, Rescale};
 pub use raw::{PixelType, RawImage};
 pub use resize::{Filter, center_crop, crop, resize, resize_f32, resize_shorter_side, resized_crop};
 pub use rng::Rng;
-pub use values::ValueRange;
+pub use values::{DepthRule, ValueRange};

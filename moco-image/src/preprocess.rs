@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::resize::{resize_geometry, resized_region, resized_region_f32, shorter_side_size};
-use crate::{Error, Filter, Image, Pixels, Raster, Result, Scratch, ValueRange, augment::write_normalised};
+use crate::{DepthRule, Error, Filter, Image, Pixels, Raster, Result, Scratch, ValueRange, augment::write_normalised};
 
 /// How an image becomes a network's input: range of values, resize, centre crop, channels, `(value − mean) / std` where
 /// black is 0 and white 1.
@@ -172,33 +172,8 @@ impl PreprocessRule {
     /// # Errors
     /// [`Error::Depth`] for an image of a depth that the network does not read, saying how to convert.
     pub fn range_of(&self, image: &Raster) -> Result<ValueRange> {
-        let fits = match (self.bit_depth, self.values) {
-            (8, _) => image.is_8_bit(),
-            // A full range is a matter of bits; all other ranges are in the file's own units.
-            (bits, ValueRange::Full) => image.bits == bits,
-            _ => !image.is_8_bit(),
-        };
-        if fits {
-            return Ok(self.values);
-        }
-        self.other_depths.ok_or_else(|| {
-            let wanted = match self.bit_depth {
-                8 => "8 bits".to_owned(),
-                32 => format!("floats, {}", self.values),
-                bits => format!("{bits} bits, {}", self.values),
-            };
-            let remedy = if image.is_8_bit() {
-                "give the original values instead of a picture of them, or say with other_depths (--values) which \
-                 values become black and white, e.g. `full`"
-            } else {
-                "say with other_depths (--values) which values become black and white, e.g. `window:-160,240` in the \
-                 file's units, `file` for the window it suggests, or `full`"
-            };
-            Error::Depth(format!(
-                "the image has {} a value, the network reads {wanted}: {remedy}",
-                image.depth_in_words()
-            ))
-        })
+        let Self { bit_depth, values, other_depths, .. } = *self;
+        DepthRule { bit_depth, values, other_depths }.range_of(image)
     }
 
     /// Height and width of the network's input for an image of `(height, width)`.

@@ -87,6 +87,35 @@ impl Raster {
         }
     }
 
+    /// Turns it into one of `channels` (1 or 3): grey is repeated, colours become PIL's luma.
+    ///
+    /// # Errors
+    /// [`Error::Channels`] unless both numbers are 1 or 3, or equal.
+    pub fn convert(&mut self, channels: usize) -> Result<()> {
+        if let Pixels::U8(image) = &mut self.pixels {
+            return image.convert(channels);
+        }
+        if self.channels() == channels {
+            return Ok(());
+        }
+        let luma = |p: &[f64]| (p[0] * 19595.0 + p[1] * 38470.0 + p[2] * 7471.0) / 65536.0;
+        match &mut self.pixels {
+            Pixels::U8(_) => {}
+            Pixels::U16(image) => *image = converted(image, channels, |p| luma(p).round() as u16)?,
+            Pixels::I16(image) => *image = converted(image, channels, |p| luma(p).round() as i16)?,
+            Pixels::F32(image) => *image = converted(image, channels, |p| luma(p) as f32)?,
+        }
+        Ok(())
+    }
+
+    /// The 8-bit image itself, if it is one in its full range: what pictures are.
+    pub fn into_picture(self) -> std::result::Result<Image, Raster> {
+        match self.pixels {
+            Pixels::U8(image) if self.bits == 8 && !self.inverted => Ok(image),
+            pixels => Err(Raster { pixels, ..self }),
+        }
+    }
+
     /// The 8-bit image to decode into, its buffer kept if there is one.
     pub(crate) fn reset_8_bit(&mut self) -> &mut Image {
         let image = match std::mem::replace(&mut self.pixels, Pixels::U8(Image::default())) {
@@ -202,6 +231,19 @@ impl Raster {
     }
 }
 
+fn converted<T: Copy + Default + Into<f64>>(
+    image: &Image<T>,
+    channels: usize,
+    luma: impl Fn(&[f64]) -> T,
+) -> Result<Image<T>> {
+    let data = match (image.channels(), channels) {
+        (1, 3) => image.data().iter().flat_map(|&v| [v; 3]).collect(),
+        (3, 1) => image.data().chunks_exact(3).map(|p| luma(&[p[0].into(), p[1].into(), p[2].into()])).collect(),
+        (from, to) => return Err(Error::Channels(format!("cannot turn {from} channels into {to}, only 1 and 3"))),
+    };
+    Image::from_values(image.width(), image.height(), channels, data)
+}
+
 struct Scale {
     black: f64,
     factor: f64,
@@ -283,6 +325,17 @@ mod tests {
         assert_eq!(unit.data(), [0.0, 0.0, 0.25, 1.0, 1.0]);
         let none = Raster { window: None, ..ct };
         assert!(none.to_8_bits(ValueRange::File).unwrap_err().to_string().contains("suggests no window"));
+    }
+
+    #[test]
+    fn channels_convert_at_every_depth() {
+        let mut grey = twelve_bits(&[7, 4000]);
+        grey.convert(3).unwrap();
+        let Pixels::U16(image) = &grey.pixels else { panic!("{grey:?}") };
+        assert_eq!(image.data(), [7, 7, 7, 4000, 4000, 4000]);
+        grey.convert(1).unwrap();
+        assert_eq!(grey, twelve_bits(&[7, 4000]));
+        assert!(grey.convert(4).is_err());
     }
 
     // python3 -c "import numpy as np; print(np.percentile([5, 1, 9, 7, 100], [10, 90]))"  → [2.6, 63.6]

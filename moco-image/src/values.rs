@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Raster, Result};
 
 /// Which values become black (0) and white (1); in between the scale is linear, outside it is clamped.
 ///
@@ -54,6 +54,53 @@ impl ValueRange {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Which depth is expected, and which values become black and white.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DepthRule {
+    /// Bits a value: 8, up to 16, or 32 for floats.
+    pub bit_depth: u8,
+    /// The range of such images.
+    pub values: ValueRange,
+    /// The range of images of another depth; without it they are refused.
+    pub other_depths: Option<ValueRange>,
+}
+
+impl DepthRule {
+    /// Which values of an image become black and white.
+    ///
+    /// # Errors
+    /// [`Error::Depth`] for an image of another depth, saying how to convert.
+    pub fn range_of(&self, image: &Raster) -> Result<ValueRange> {
+        let fits = match (self.bit_depth, self.values) {
+            (8, _) => image.is_8_bit(),
+            // A full range is a matter of bits; all other ranges are in the file's own units.
+            (bits, ValueRange::Full) => image.bits == bits && !image.is_8_bit(),
+            _ => !image.is_8_bit(),
+        };
+        if fits {
+            return Ok(self.values);
+        }
+        self.other_depths.ok_or_else(|| {
+            let wanted = match self.bit_depth {
+                8 => "8 bits".to_owned(),
+                32 => format!("floats, {}", self.values),
+                bits => format!("{bits} bits, {}", self.values),
+            };
+            let remedy = if image.is_8_bit() {
+                "give the original values instead of a picture of them, or say with other_depths (--values) which \
+                 values become black and white, e.g. `full`"
+            } else {
+                "say with other_depths (--values) which values become black and white, e.g. `window:-160,240` in the \
+                 file's units, `file` for the window it suggests, or `full`"
+            };
+            Error::Depth(format!(
+                "the image has {} a value, the network reads {wanted}: {remedy}",
+                image.depth_in_words()
+            ))
+        })
     }
 }
 

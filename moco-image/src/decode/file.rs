@@ -112,6 +112,11 @@ impl ImageFile {
         }
     }
 
+    /// The buffer, for the next file.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// What the header says.
     pub fn info(&self) -> &ImageInfo {
         &self.info

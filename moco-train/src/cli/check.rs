@@ -44,10 +44,10 @@ pub fn run(args: &Args) -> Result<()> {
     let recipe = args.recipe.resolve()?;
     let dataset = open(&args.data, &recipe.data_options())?;
     let summary = summarise(&dataset, SAMPLE, SECONDS)?;
-    let (config, notes) = RunConfig::resolve(&recipe, &args.data, &dataset, None)?;
-    let recipe = &config.recipe;
     let mut verdicts = Verdicts::default();
     print_data(&summary, &mut verdicts);
+    let (config, notes) = RunConfig::resolve(&recipe, &args.data, &dataset, None)?;
+    let recipe = &config.recipe;
 
     let plan = RunPlan::new(&config, dataset.len())?;
     let [height, width] = recipe.augment.size;
@@ -119,6 +119,14 @@ fn print_data(s: &Summary, verdicts: &mut Verdicts) {
         None => ", no labels (none are needed)".into(),
     };
     println!("data     {}: {} images of {} channels{classes}", kind_in_words(s.kind), s.images, s.channels);
+    for (kind, images) in &s.kinds {
+        println!(
+            "files    {}: {}, {} channel(s), {images} images looked into",
+            kind.format,
+            kind.depth(),
+            kind.channels
+        );
+    }
     let sizes: Vec<_> = s.sizes.iter().map(|b| format!("{}–{}: {}", b.from, b.to - 1, b.count)).collect();
     println!(
         "sizes    {}–{} × {}–{} pixels (width × height) in {} images looked at; shorter side {}",

@@ -87,6 +87,16 @@ pub struct RecipeArgs {
     #[arg(long)]
     pub shrink_to: Option<i64>,
 
+    /// Which values of images above 8 bits become black and white: full (all that their bits hold), file (the window a
+    /// DICOM file suggests), window:-160,240 or center:40,width:400 (in the file's units, e.g. HU), min-max,
+    /// percentile:1,99
+    #[arg(long, value_name = "RANGE")]
+    pub values: Option<String>,
+
+    /// Axis along which volumes are cut into images: x, y or z
+    #[arg(long)]
+    pub axis: Option<String>,
+
     /// Memory for decoded images, in MiB
     #[arg(long)]
     pub cache_mib: Option<i64>,
@@ -174,6 +184,8 @@ impl RecipeArgs {
             ("model.projector", &self.projector),
             ("data.channels", &self.channels),
             ("data.split", &self.split),
+            ("data.values", &self.values),
+            ("data.axis", &self.axis),
             ("schedule.kind", &self.schedule),
         ];
         let numbers = [

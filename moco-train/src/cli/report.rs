@@ -56,9 +56,10 @@ fn neighbours(args: &Args, data: &Path) -> Result<Neighbours> {
     let file = BackboneFile::open(&backbone).with_context(|| {
         format!("--neighbours needs the finished run's backbone; {} is not there or not whole", backbone.display())
     })?;
-    let options = DataOptions { split: Split::All, ..DataOptions::default() };
-    let dataset = Dataset::open(data, &options).with_context(|| format!("--neighbours {}", data.display()))?;
     let (weights, rule) = (file.weights()?, &file.card().preprocess);
+    let values = (rule.bit_depth > 8).then_some(rule.values);
+    let options = DataOptions { split: Split::All, values, ..DataOptions::default() };
+    let dataset = Dataset::open(data, &options).with_context(|| format!("--neighbours {}", data.display()))?;
     let pooled = Extraction { max_skipped: 0, ..Extraction::of("pooled") };
     let set = features(file.graph(), &weights, &dataset, rule, &pooled, &mut |_| ControlFlow::Continue(()))?;
     Ok(Neighbours::find(&dataset, &set.data, set.dim, args.queries, args.nearest)?)

@@ -7,7 +7,7 @@ mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use dataset::{Channels, DataOptions, Dataset, DatasetKind, Labels, ReadBuffers, Split};
+pub use dataset::{Channels, DataOptions, Dataset, DatasetKind, FileKind, Labels, ReadBuffers, Split};
 pub use error::{Error, Result};
 pub use loader::{Batch, Corrupt, Decoded, Loader, LoaderOptions, LoaderStats, batches_per_epoch};
 pub use summary::{SizeBucket, Summary, summarise};

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use moco_image::Image;
 
-use super::{Corrupt, Dataset, DatasetKind, Error, ReadBuffers, Result};
+use super::{Corrupt, Dataset, DatasetKind, Error, FileKind, ReadBuffers, Result};
 
 /// How many looked-at images have a size.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Summary {
     pub class_sizes: Option<(usize, usize)>,
     /// Channels of every loaded image.
     pub channels: usize,
+    /// Kinds of files, by a look at their headers, and images of each.
+    pub kinds: Vec<(FileKind, usize)>,
     /// How many images were looked at (decoded).
     pub looked_at: usize,
     /// Smallest and largest width seen.
@@ -86,6 +88,7 @@ pub fn summarise(dataset: &Dataset, sample: usize, seconds: f64) -> Result<Summa
         classes: dataset.class_names().len(),
         class_sizes: class_sizes(dataset),
         channels: dataset.channels(),
+        kinds: dataset.kinds().to_vec(),
         looked_at,
         width: span(width),
         height: span(height),

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use moco_engine::{Mode, PlanConfig};
-use moco_image::{Image, Layout, PreprocessRule, Scratch, preprocess_with};
+use moco_image::{Layout, PreprocessRule, Raster, Scratch, preprocess_raster};
 use moco_models::{Graph, Weights};
 use rayon::prelude::*;
 
@@ -186,10 +186,10 @@ fn prepare(dataset: &Dataset, rule: &PreprocessRule, start: usize, images: &mut 
         .par_chunks_mut(len)
         .enumerate()
         .map_init(
-            || (ReadBuffers::default(), Image::default(), Scratch::default()),
-            |(buffers, image, scratch), (i, out)| {
-                dataset.load_into(start + i, buffers, image)?;
-                Ok(preprocess_with(image, rule, Layout::Nhwc, scratch, out)?)
+            || (ReadBuffers::default(), Raster::default(), Scratch::default()),
+            |(buffers, raster, scratch), (i, out)| {
+                dataset.load_raster_into(start + i, buffers, raster)?;
+                Ok(preprocess_raster(raster, rule, Layout::Nhwc, scratch, out)?)
             },
         )
         .collect()

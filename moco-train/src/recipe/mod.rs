@@ -9,6 +9,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::compute::ComputeRecipe;
+use moco_image::{Axis, ValueRange};
+
 use crate::data::{Channels, DataOptions, Labels, Split};
 use crate::schedule::Schedule;
 use crate::{Error, Result};
@@ -123,10 +125,35 @@ pub struct DataRecipe {
     pub split: Split,
     /// Shorter side in pixels to which larger images are shrunk once; 0 = never.
     pub shrink_to: usize,
+    /// Which values of images of more than 8 bits become black and white.
+    #[serde(default)]
+    pub values: DataValues,
+    /// Axis along which volumes are cut into images.
+    #[serde(default)]
+    pub axis: Axis,
     /// Memory for decoded images, in MiB.
     pub cache_mib: u64,
     /// Unreadable images that are replaced before the run stops.
     pub max_corrupt: usize,
+}
+
+/// A range of values, or nothing: written `auto`, for 8-bit images, which stay as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DataValues(pub Option<ValueRange>);
+
+impl From<DataValues> for String {
+    fn from(values: DataValues) -> String {
+        values.0.map_or("auto".into(), |range| range.to_string())
+    }
+}
+
+impl TryFrom<String> for DataValues {
+    type Error = moco_image::Error;
+
+    fn try_from(text: String) -> std::result::Result<Self, Self::Error> {
+        if text == "auto" { Ok(Self(None)) } else { text.parse().map(|range| Self(Some(range))) }
+    }
 }
 
 /// Optimiser and length of a recipe.
@@ -218,6 +245,8 @@ impl Recipe {
             split: self.data.split,
             labels: Labels::Auto,
             shrink_to: (self.data.shrink_to > 0).then_some(self.data.shrink_to),
+            values: self.data.values.0,
+            axis: self.data.axis,
             ..DataOptions::default()
         }
     }

@@ -50,7 +50,8 @@ impl Overrides {
         };
         // The file as it is must be a recipe: its mistakes are reported with their lines.
         let mut recipe: Recipe = toml::from_str(&text).map_err(|e| Error::format(path, e.to_string()))?;
-        let mut table: Table = toml::from_str(&text).map_err(|e| Error::format(path, e.to_string()))?;
+        // With what the file leaves to defaults, so that it can be changed too.
+        let mut table = Table::try_from(&recipe).map_err(|e| Error::format(path, e.to_string()))?;
         for (key, value) in &self.changes {
             replace(&mut table, key, value)?;
             // One at a time, so that the change that is no value of its key is the one that is named.

@@ -1,5 +1,6 @@
 //! `config.toml`: everything that a run was started with, resolved, so that it can be repeated.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use moco_image::{ChannelMismatch, ChannelOrder, PreprocessRule, ResizeRule, Step, ValueRange};
@@ -34,6 +35,9 @@ pub struct Source {
     pub images: usize,
     /// Channels of its images, and of the network's input.
     pub channels: usize,
+    /// Bits a value of its images; 32 for floats.
+    #[serde(default = "eight")]
+    pub bit_depth: u8,
     /// Labelled images for the kNN evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor_data: Option<PathBuf>,
@@ -53,6 +57,7 @@ impl RunConfig {
         let mut recipe = recipe.clone();
         let mut notes = vec![];
         let channels = dataset.channels();
+        check_depth(&recipe, dataset)?;
         recipe.data.channels = if channels == 1 { Channels::Grey } else { Channels::Rgb };
         if channels == 1 {
             adapt_to_grey(&mut recipe, &mut notes);
@@ -69,6 +74,7 @@ impl RunConfig {
             data: absolute(data)?,
             images: dataset.len(),
             channels,
+            bit_depth: dataset.bit_depth(),
             monitor_data: monitor_data.map(absolute).transpose()?,
         };
         Ok((RunConfig { tool_version: tool_version(), keep_projector: false, source, recipe }, notes))
@@ -116,8 +122,8 @@ impl RunConfig {
         let grey = self.source.channels == 1;
         PreprocessRule {
             channels: self.source.channels,
-            bit_depth: 8,
-            values: ValueRange::Full,
+            bit_depth: self.source.bit_depth,
+            values: self.recipe.data.values.0.unwrap_or(ValueRange::Full),
             other_depths: None,
             channel_order: if grey { ChannelOrder::Grey } else { ChannelOrder::Rgb },
             on_mismatch: if grey { ChannelMismatch::Error } else { ChannelMismatch::ReplicateGrey },
@@ -169,6 +175,33 @@ fn adapt_to_grey(recipe: &mut Recipe, notes: &mut Vec<String>) {
                 .into(),
         );
     }
+}
+
+/// Images above 8 bits need a range; a full range needs images of one depth.
+fn check_depth(recipe: &Recipe, dataset: &Dataset) -> Result<()> {
+    let wrong = |reason: String| Err(Error::Recipe { key: "data.values".into(), reason });
+    let depths: BTreeSet<u8> = dataset.kinds().iter().map(|(kind, _)| kind.bit_depth).collect();
+    let found: Vec<String> =
+        dataset.kinds().iter().map(|(kind, images)| format!("{images} {} of {}", kind.format, kind.depth())).collect();
+    let found = found.join(", ");
+    match recipe.data.values.0 {
+        None if depths.iter().any(|&bits| bits > 8) => wrong(format!(
+            "the images are {found}; say which values become black and white: `--values window:-160,240` in the files' \
+             units, `file` for the window each suggests, `full`, `min-max` or `percentile:1,99`"
+        )),
+        Some(ValueRange::Full) if depths.contains(&32) => wrong(format!(
+            "`full`, but floats have no full range ({found}): give e.g. `--values window:0,1` or `min-max`"
+        )),
+        Some(ValueRange::Full) if depths.len() > 1 => wrong(format!(
+            "`full` means another scale at each depth, and the images are {found}: give a window in the files' units, \
+             `min-max` or `percentile:1,99`, or train on images of one depth"
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn eight() -> u8 {
+    8
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

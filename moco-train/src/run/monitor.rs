@@ -34,10 +34,12 @@ impl Monitor {
         if run.monitor_every_epochs == 0 && config.source.monitor_data.is_none() {
             return Ok(None);
         }
-        let channels = config.recipe.data.channels;
+        let (channels, axis) = (config.recipe.data.channels, config.recipe.data.axis);
         let (root, bank) = match &config.source.monitor_data {
             None => (&config.source.data, dataset.clone()),
-            Some(path) => (path, Arc::new(Dataset::open(path, &DataOptions { channels, ..DataOptions::default() })?)),
+            Some(path) => {
+                (path, Arc::new(Dataset::open(path, &DataOptions { channels, axis, ..DataOptions::default() })?))
+            }
         };
         if bank.class_names().is_empty() {
             return match &config.source.monitor_data {
@@ -48,7 +50,7 @@ impl Monitor {
                 ))),
             };
         }
-        let test = DataOptions { channels, split: Split::Test, ..DataOptions::default() };
+        let test = DataOptions { channels, axis, split: Split::Test, ..DataOptions::default() };
         let queries = match Dataset::has_split(root, &test) {
             true => Some(Dataset::open(root, &test)?),
             false => None,

@@ -26,7 +26,7 @@ pub(super) fn find(root: &Path, split: Split, labels: Labels) -> Result<Files> {
     if root.is_file() {
         if !is_image(root) {
             return Err(Error::Empty(format!(
-                "{} is not an image by its name (.jpg, .jpeg, .png), nor a CIFAR or IDX file",
+                "{} is not an image by its name ({NAMES}), nor a CIFAR or IDX file",
                 root.display()
             )));
         }
@@ -128,9 +128,24 @@ fn walk(base: &Path, found: &mut Vec<(PathBuf, PathBuf)>, others: &mut Others) -
     Ok(())
 }
 
+/// By its name; a file without an extension by DICOM's mark, as scanners write them.
 fn is_image(path: &Path) -> bool {
-    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    matches!(extension.as_str(), "jpg" | "jpeg" | "jpe" | "jfif" | "png")
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    match Path::new(&name).extension().map(|e| e.to_string_lossy()).as_deref() {
+        Some("jpg" | "jpeg" | "jpe" | "jfif" | "png" | "tif" | "tiff" | "dcm" | "dicom" | "nii") => true,
+        Some("gz") => name.ends_with(".nii.gz"),
+        None | Some("ima") => has_dicom_mark(path).unwrap_or(false) && name != "dicomdir",
+        Some(_) => false,
+    }
+}
+
+const NAMES: &str = ".jpg, .png, .tif, .dcm, .nii, .nii.gz";
+
+fn has_dicom_mark(path: &Path) -> std::io::Result<bool> {
+    use std::io::Read;
+    let mut start = [0; 132];
+    std::fs::File::open(path)?.read_exact(&mut start)?;
+    Ok(&start[128..] == b"DICM")
 }
 
 fn first_folder(base: &Path, path: &Path) -> Option<String> {
@@ -147,7 +162,7 @@ fn nothing_found(root: &Path, others: &Others) -> String {
     let seen: Vec<String> = seen.iter().take(4).map(|(ext, n)| format!("{n} with {}", name(ext))).collect();
     let seen = if seen.is_empty() { "no files at all".to_owned() } else { format!("only files {}", seen.join(", ")) };
     format!(
-        "no images in {}: looked through {} folder(s) and found {seen}. Expected JPEG or PNG files (.jpg, .jpeg, .png) \
+        "no images in {}: looked through {} folder(s) and found {seen}. Expected image files ({NAMES}) \
          at any depth, CIFAR-10/100 binary files (data_batch_1.bin …, train.bin …) or IDX files (train-images-idx3-ubyte …)",
         root.display(),
         others.folders

@@ -1,16 +1,22 @@
-//! A data set on disk: folders of JPEG and PNG files, CIFAR's binary files, IDX files.
+//! A data set on disk: folders of image files, CIFAR's binary files, IDX files.
 
 mod files;
+mod found;
 mod packed;
+mod reading;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 
-use moco_image::{Filter, Image, Limits};
+use moco_image::{Axis, DepthRule, Limits, ValueRange};
 use serde::{Deserialize, Serialize};
 
+pub use found::FileKind;
+pub use reading::ReadBuffers;
+
 use super::{Error, Result};
+use found::Found;
 
 /// How a data set is read.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +32,11 @@ pub struct DataOptions {
     /// Shrinks every larger image so that its shorter side has this length, before anything else: trades detail for
     /// decoding once into a smaller cache. `None` keeps images as they are.
     pub shrink_to: Option<usize>,
+    /// Which values become black and white where images have more than 8 bits; `None` refuses such images, and those
+    /// of 8 bits stay as they are.
+    pub values: Option<ValueRange>,
+    /// Along which axis volumes are cut into images.
+    pub axis: Axis,
 }
 
 impl Default for DataOptions {
@@ -36,6 +47,8 @@ impl Default for DataOptions {
             labels: Labels::Auto,
             limits: Limits::default(),
             shrink_to: None,
+            values: None,
+            axis: Axis::Z,
         }
     }
 }
@@ -105,24 +118,25 @@ pub struct Dataset {
     labels: Vec<u32>,
     class_names: Vec<String>,
     channels: usize,
+    kinds: Vec<(FileKind, usize)>,
+    depth: DepthRule,
     options: DataOptions,
 }
 
 #[derive(Debug)]
 enum Images {
-    Files(Vec<PathBuf>),
+    Files {
+        paths: Vec<PathBuf>,
+        /// File and number in it of each image.
+        images: Vec<(u32, u32)>,
+    },
     Packed(packed::Packed),
-}
-
-/// Buffers that reading keeps from image to image.
-#[derive(Debug, Default)]
-pub struct ReadBuffers {
-    bytes: Vec<u8>,
 }
 
 impl Dataset {
     /// Finds the images at `path`: a folder (class folders, or files at any depth), a folder with CIFAR-10/100 binary
-    /// or IDX files (also gzipped), or one such file. The order is that of the sorted paths, whatever the file
+    /// or IDX files (also gzipped), or one such file. Each frame of a DICOM file, slice of a volume and page of a TIFF
+    /// is an image. The order is that of the sorted paths, whatever the file
     /// system's; hidden files and folders are passed over, links are followed, loops are not.
     ///
     /// # Errors
@@ -141,6 +155,11 @@ impl Dataset {
                 labels: std::mem::take(&mut packed.labels),
                 class_names: std::mem::take(&mut packed.class_names),
                 channels: packed.channels,
+                kinds: vec![(
+                    FileKind { format: "binary".into(), bit_depth: 8, channels: packed.channels },
+                    packed.len(),
+                )],
+                depth: DepthRule { bit_depth: 8, values: ValueRange::Full, other_depths: None },
                 images: Images::Packed(packed),
                 root: path.to_owned(),
                 options: options.clone(),
@@ -148,17 +167,29 @@ impl Dataset {
             None => {
                 let files = files::find(path, options.split, options.labels)?;
                 let labelled = !files.class_names.is_empty();
+                let found = Found::look(&files.paths, &options.read_options());
+                let label = |(file, _): &(u32, u32)| files.labels[*file as usize];
                 Self {
                     kind: if labelled { DatasetKind::ClassFolders } else { DatasetKind::Files },
-                    channels: channels_of(&files.paths),
-                    images: Images::Files(files.paths),
-                    labels: files.labels,
+                    channels: found.channels(),
+                    labels: if labelled { found.images.iter().map(label).collect() } else { Vec::new() },
+                    kinds: found.kinds.into_iter().collect(),
+                    depth: DepthRule { bit_depth: 8, values: ValueRange::Full, other_depths: None },
+                    images: Images::Files { paths: files.paths, images: found.images },
                     class_names: files.class_names,
                     root: path.to_owned(),
                     options: options.clone(),
                 }
             }
         };
+        dataset.depth.bit_depth = dataset.kinds.iter().map(|(kind, _)| kind.bit_depth).max().unwrap_or(8);
+        match options.values {
+            Some(values) => {
+                values.validate()?;
+                dataset.depth.values = values;
+            }
+            None => dataset.depth.bit_depth = 8,
+        }
         match options.channels {
             Channels::Auto => {}
             Channels::Grey => dataset.channels = 1,
@@ -195,7 +226,7 @@ impl Dataset {
     /// Number of images.
     pub fn len(&self) -> usize {
         match &self.images {
-            Images::Files(paths) => paths.len(),
+            Images::Files { images, .. } => images.len(),
             Images::Packed(packed) => packed.len(),
         }
     }
@@ -210,27 +241,20 @@ impl Dataset {
         self.channels
     }
 
+    /// Kinds of files, from the headers that were read when it was opened, and images of each.
+    pub fn kinds(&self) -> &[(FileKind, usize)] {
+        &self.kinds
+    }
+
+    /// Bits a value of its images: 8, or, where [`DataOptions::values`] says what becomes black and white, those of the
+    /// deepest; 32 for floats.
+    pub fn bit_depth(&self) -> u8 {
+        self.depth.bit_depth
+    }
+
     /// Whether pixels already lie in memory, so that a cache would only repeat them.
     pub fn in_memory(&self) -> bool {
         matches!(self.images, Images::Packed(_))
-    }
-
-    /// Decodes image `index`, with [`Dataset::channels`] channels.
-    ///
-    /// # Errors
-    /// [`Error::Image`] naming it.
-    pub fn load(&self, index: usize) -> Result<Image> {
-        let mut image = Image::default();
-        self.load_into(index, &mut ReadBuffers::default(), &mut image)?;
-        Ok(image)
-    }
-
-    /// As [`Dataset::load`], into buffers that are reused.
-    ///
-    /// # Errors
-    /// [`Error::Image`] naming it; the image's values are unspecified then.
-    pub fn load_into(&self, index: usize, buffers: &mut ReadBuffers, image: &mut Image) -> Result<()> {
-        self.read(index, buffers, image).map_err(|source| Error::Image { name: self.name(index), source })
     }
 
     /// Class of image `index`, if the set has labels.
@@ -243,13 +267,17 @@ impl Dataset {
         &self.class_names
     }
 
-    /// Name of image `index`: the path below the root, or `file#number` inside a binary file.
+    /// Name of image `index`: the path below the root, `file#number` for one of several in a file.
     pub fn name(&self, index: usize) -> String {
         match &self.images {
-            Images::Files(paths) => {
-                let path = &paths[index];
+            Images::Files { paths, images } => {
+                let (file, frame) = images[index];
+                let path = &paths[file as usize];
                 let below = path.strip_prefix(&self.root).ok().filter(|p| !p.as_os_str().is_empty());
-                below.unwrap_or(path).display().to_string()
+                let name = below.unwrap_or(path).display().to_string();
+                // Images of one file lie side by side.
+                let alone = frame == 0 && images.get(index + 1).is_none_or(|(next, _)| *next != file);
+                if alone { name } else { format!("{name}#{frame}") }
             }
             Images::Packed(packed) => packed.name(index),
         }
@@ -258,51 +286,8 @@ impl Dataset {
     /// Path of image `index`, unless it lies inside a binary file.
     pub fn path(&self, index: usize) -> Option<&Path> {
         match &self.images {
-            Images::Files(paths) => Some(&paths[index]),
+            Images::Files { paths, images } => Some(&paths[images[index].0 as usize]),
             Images::Packed(_) => None,
         }
     }
-
-    fn read(&self, index: usize, buffers: &mut ReadBuffers, image: &mut Image) -> moco_image::Result<()> {
-        match &self.images {
-            Images::Packed(packed) => packed.load_into(index, image)?,
-            Images::Files(paths) => {
-                read_file(&paths[index], &self.options.limits, &mut buffers.bytes)?;
-                moco_image::decode_into(&buffers.bytes, &self.options.limits, image)?;
-            }
-        }
-        if image.channels() == 3 && self.channels == 1 && self.options.channels == Channels::Auto {
-            return Err(moco_image::Error::Channels(
-                "a colour image in a set that looked grey: say which is meant, channels = \"grey\" or \"rgb\"".into(),
-            ));
-        }
-        image.convert(self.channels)?;
-        match self.options.shrink_to {
-            Some(side) if image.width().min(image.height()) > side => {
-                *image = moco_image::resize_shorter_side(image, side, Filter::Bilinear)?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-/// 1 if a look at 64 files finds only grey ones, else 3.
-fn channels_of(paths: &[PathBuf]) -> usize {
-    const LOOKS: usize = 64;
-    let looks = paths.len().min(LOOKS);
-    let chosen = (0..looks).map(|i| &paths[i * paths.len() / looks]);
-    let channels = |path: &PathBuf| Some(moco_image::probe(&std::fs::read(path).ok()?).ok()?.channels);
-    let found: Vec<usize> = chosen.filter_map(channels).collect();
-    if !found.is_empty() && found.iter().all(|&c| c == 1) { 1 } else { 3 }
-}
-
-fn read_file(path: &Path, limits: &Limits, bytes: &mut Vec<u8>) -> moco_image::Result<()> {
-    use std::io::Read;
-    let io = |source| moco_image::Error::Io { path: path.to_owned(), source };
-    bytes.clear();
-    let file = std::fs::File::open(path).map_err(io)?;
-    // One byte above the limit is enough for the decoder to refuse the file.
-    file.take(limits.max_bytes.saturating_add(1)).read_to_end(bytes).map_err(io)?;
-    Ok(())
 }

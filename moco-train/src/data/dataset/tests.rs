@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
+use moco_image::{Axis, ValueRange};
+
 use super::*;
 use crate::data::testing::{idx, pixels, write_png};
 
@@ -185,4 +187,72 @@ fn idx_headers_that_lie_are_refused() {
     std::fs::write(&path, idx(&[2, 5, 4], &pixels(40, 7))).unwrap();
     std::fs::write(root.path().join("train-labels-idx1-ubyte"), idx(&[3], &[6, 1, 1])).unwrap();
     assert!(open(root.path()).unwrap_err().to_string().contains("labels"));
+}
+
+/// A volume of 16-bit voxels, `z` slices of `y` × `x`, voxel i being i.
+fn volume([x, y, z]: [i16; 3]) -> Vec<u8> {
+    let mut bytes = vec![0u8; 352];
+    bytes[..4].copy_from_slice(&348i32.to_le_bytes());
+    for (i, dim) in [3, x, y, z].into_iter().enumerate() {
+        bytes[40 + 2 * i..42 + 2 * i].copy_from_slice(&dim.to_le_bytes());
+    }
+    bytes[70..72].copy_from_slice(&4i16.to_le_bytes());
+    bytes[108..112].copy_from_slice(&352f32.to_le_bytes());
+    bytes[344..348].copy_from_slice(b"n+1\0");
+    bytes.extend((0..x * y * z).flat_map(i16::to_le_bytes));
+    bytes
+}
+
+#[test]
+fn slices_of_volumes_are_images_of_their_own() {
+    let root = tempfile::tempdir().unwrap();
+    for (class, name) in [("a", "a/one.nii"), ("b", "b/two.nii")] {
+        std::fs::create_dir_all(root.path().join(class)).unwrap();
+        std::fs::write(root.path().join(name), volume([4, 3, 2])).unwrap();
+    }
+    write_png(&root.path().join("b/flat.png"), 4, 3, 1, 1);
+    let values = Some(ValueRange::Window([0.0, 255.0]));
+    let dataset = Dataset::open(root.path(), &DataOptions { values, ..DataOptions::default() }).unwrap();
+    assert_eq!(names(&dataset), ["a/one.nii#0", "a/one.nii#1", "b/flat.png", "b/two.nii#0", "b/two.nii#1"]);
+    assert_eq!((0..5).map(|i| dataset.label(i)).collect::<Vec<_>>(), [0, 0, 1, 1, 1].map(Some));
+    assert_eq!((dataset.channels(), dataset.bit_depth()), (1, 16));
+    let slice = dataset.load(4).unwrap();
+    assert_eq!((slice.width(), slice.height(), slice.data()), (4, 3, &(12..24).collect::<Vec<u8>>()[..]));
+    // A picture among volumes is no volume: its values are no units.
+    let error = dataset.load(2).unwrap_err().to_string();
+    assert!(error.contains("flat.png") && error.contains("8 bits"), "{error}");
+    let along_x = DataOptions { values, axis: Axis::X, ..DataOptions::default() };
+    let dataset = Dataset::open(root.path(), &along_x).unwrap();
+    assert_eq!(dataset.len(), 4 + 1 + 4);
+    assert_eq!(dataset.load(1).unwrap().data(), [1, 5, 9, 13, 17, 21]);
+}
+
+#[test]
+fn deep_images_are_refused_until_their_range_is_stated() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::write(root.path().join("ct.nii"), volume([4, 3, 1])).unwrap();
+    let dataset = open(root.path()).unwrap();
+    assert_eq!(names(&dataset), ["ct.nii"]);
+    assert_eq!(dataset.kinds()[0].0, FileKind { format: "NIfTI".into(), bit_depth: 16, channels: 1 });
+    let error = dataset.load(0).unwrap_err().to_string();
+    assert!(error.contains("ct.nii") && error.contains("16 bits") && error.contains("--values"), "{error}");
+    // Evaluation reads the depth it has.
+    let mut raster = moco_image::Raster::default();
+    dataset.load_raster_into(0, &mut ReadBuffers::default(), &mut raster).unwrap();
+    assert_eq!(raster.bits, 16);
+}
+
+#[test]
+fn dicom_files_need_no_extension() {
+    let root = tempfile::tempdir().unwrap();
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../moco-image/fixtures/corpus/dicom/pydicom");
+    std::fs::copy(corpus.join("MR_small_RLE.dcm"), root.path().join("IM0001")).unwrap();
+    std::fs::copy(corpus.join("SC_rgb_rle_2frame.dcm"), root.path().join("screen.dcm")).unwrap();
+    std::fs::write(root.path().join("README"), "no image").unwrap();
+    let options = DataOptions { values: Some(ValueRange::File), channels: Channels::Grey, ..DataOptions::default() };
+    let dataset = Dataset::open(root.path(), &options).unwrap();
+    assert_eq!(names(&dataset), ["IM0001", "screen.dcm#0", "screen.dcm#1"]);
+    let kinds: Vec<_> = dataset.kinds().iter().map(|(k, n)| (k.format.as_str(), k.bit_depth, k.channels, *n)).collect();
+    assert_eq!(kinds, [("DICOM MR", 16, 1, 1), ("DICOM OT", 8, 3, 2)]);
+    assert_eq!(dataset.load(0).unwrap().width(), 64);
 }

@@ -1,0 +1,84 @@
+//! What image files hold, from their headers: how many images, of which depth, channels and kind.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use moco_image::{Format, ImageFile, ImageInfo, ReadOptions};
+
+/// Files of one kind in a data set.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileKind {
+    /// Format, e.g. `DICOM`, with the modality if the file names one.
+    pub format: String,
+    /// Bits a value; 32 for floats.
+    pub bit_depth: u8,
+    /// Channels.
+    pub channels: usize,
+}
+
+impl FileKind {
+    /// Its depth in words.
+    pub fn depth(&self) -> String {
+        if self.bit_depth == 32 { "floats".into() } else { format!("{} bits", self.bit_depth) }
+    }
+}
+
+/// Headers of a data set's files: all of those that can hold several images, and a look at the others.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// File and number in it of each image.
+    pub images: Vec<(u32, u32)>,
+    /// How many of the headers read are of each kind.
+    pub kinds: BTreeMap<FileKind, usize>,
+}
+
+/// Looks into at most so many files of one image each.
+const LOOKS: usize = 64;
+
+impl Found {
+    pub fn look(paths: &[PathBuf], options: &ReadOptions) -> Self {
+        let mut found = Self::default();
+        let pictures = paths.iter().filter(|path| is_picture(path)).count();
+        let looks = pictures.min(LOOKS);
+        let (mut picture, mut looked) = (0, 0);
+        for (file, path) in paths.iter().enumerate() {
+            let mut frames = 1;
+            // Pictures are looked at evenly spread; everything else may hold several images.
+            let due = is_picture(path) && looked < looks && picture == looked * pictures / looks;
+            if due || !is_picture(path) {
+                looked += usize::from(due);
+                // What cannot be read is found out when it is loaded.
+                if let Ok(info) = ImageFile::probe_path(path, options) {
+                    frames = info.frames;
+                    *found.kinds.entry(kind(&info)).or_default() += frames;
+                }
+            }
+            picture += usize::from(is_picture(path));
+            found.images.extend((0..frames as u32).map(|frame| (file as u32, frame)));
+        }
+        found
+    }
+
+    /// 1 if there are only grey images, else 3.
+    pub fn channels(&self) -> usize {
+        if !self.kinds.is_empty() && self.kinds.keys().all(|kind| kind.channels == 1) { 1 } else { 3 }
+    }
+}
+
+fn kind(info: &ImageInfo) -> FileKind {
+    let format = match info.format {
+        Format::Jpeg => "JPEG",
+        Format::Png => "PNG",
+        Format::Tiff => "TIFF",
+        Format::Dicom => "DICOM",
+        Format::Nifti => "NIfTI",
+    };
+    let modality = info.modality.as_deref().map_or(String::new(), |m| format!(" {m}"));
+    FileKind { format: format!("{format}{modality}"), bit_depth: info.bit_depth, channels: info.channels }
+}
+
+/// JPEG and PNG by name: one image each.
+fn is_picture(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    matches!(extension.as_str(), "jpg" | "jpeg" | "jpe" | "jfif" | "png")
+}
