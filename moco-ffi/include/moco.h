@@ -106,6 +106,10 @@ enum moco_pixel_type
    * float
    */
   MOCO_PIXEL_TYPE_F32 = 2,
+  /**
+   * int16_t
+   */
+  MOCO_PIXEL_TYPE_I16 = 3,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -174,6 +178,11 @@ typedef struct moco_error moco_error;
 typedef struct moco_features moco_features;
 
 /**
+ * A decoded image.
+ */
+typedef struct moco_frame moco_frame;
+
+/**
  * A linear head: scores = features · weightᵀ + bias, one score a class.
  *
  * 1. moco_head_fit(), moco_head_fit_features() or moco_head_fit_pixels() makes one, moco_head_open() reads one.
@@ -182,6 +191,16 @@ typedef struct moco_features moco_features;
  * 4. moco_head_free().
  */
 typedef struct moco_head moco_head;
+
+/**
+ * An image file: JPEG, PNG, TIFF, DICOM or NIfTI (.nii, .nii.gz), of one or several images (pages, frames, slices).
+ *
+ * 1. moco_image_open().
+ * 2. moco_image_info() says what it holds.
+ * 3. moco_image_read() decodes one image; moco_frame_pixels() lends its pixels to the functions that take moco_pixels.
+ * 4. moco_frame_free(), moco_image_free().
+ */
+typedef struct moco_image moco_image;
 
 /**
  * How a backbone is opened. Start from MOCO_BACKBONE_OPTIONS_INIT.
@@ -217,9 +236,11 @@ typedef struct {
 /**
  * An image in memory: rows from top to bottom, channels interleaved.
  *
- * A backbone reads 8 bits. uint16_t and float values are therefore scaled by a window that the caller must give:
- * values up to `black` become 0, values from `white` on 255, and what lies between is linear; `black` above `white`
- * inverts (MONOCHROME1). Without a window (both 0) they are refused. uint8_t is taken as it is.
+ * Most backbones read 8 bits. For them uint16_t, int16_t and float values are scaled by a window that the caller must
+ * give: values up to `black` become 0, values from `white` on 255, and what lies between is linear; `black` above
+ * `white` inverts (MONOCHROME1). Without a window (both 0) the values go to the backbone as they are: one that was
+ * trained on more than 8 bits maps them as its card says (in the units it was trained on, e.g. Hounsfield units), any
+ * other refuses them with an error that says so. uint8_t without a window is taken as it is.
  */
 typedef struct {
   /**
@@ -350,6 +371,40 @@ typedef struct {
 } moco_fit_options;
 
 /**
+ * What an image file holds.
+ */
+typedef struct {
+  /**
+   * DICOM's modality, e.g. "CT"; empty for other formats. Belongs to the moco_image.
+   */
+  const char *modality;
+  /**
+   * Images in it: pages, frames or slices.
+   */
+  uint32_t frames;
+  /**
+   * Columns of the first.
+   */
+  uint32_t width;
+  /**
+   * Rows of the first.
+   */
+  uint32_t height;
+  /**
+   * Values a pixel.
+   */
+  uint32_t channels;
+  /**
+   * Significant bits a value; 32 for floats.
+   */
+  uint32_t bits;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} moco_image_facts;
+
+/**
  * Receives messages; see moco_log_set().
  */
 typedef void (*moco_log_callback)(uint32_t level, const char *message, void *user);
@@ -467,7 +522,7 @@ moco_error *moco_backbone_extract_encoded(const moco_backbone *backbone,
 /**
  * Features of image files.
  *
- * Parameters: `backbone`: a backbone. `paths`: array of `n` paths to JPEG or PNG files. `out`: receives the features.
+ * Parameters: `backbone`: a backbone. `paths`: array of `n` paths to files of one image each (JPEG, PNG, TIFF, DICOM, NIfTI). `out`: receives the features.
  * Returns: NULL, or an error that names the files that cannot be used; there are no features then.
  * Memory: free the features with moco_features_free().
  * Thread safety: const.
@@ -754,6 +809,76 @@ moco_error *moco_head_predict_pixels(const moco_head *head,
  * Thread safety: must be the last call on `head`.
  */
 void moco_head_free(moco_head *head);
+
+/**
+ * Opens an image file and reads its header; volumes are unpacked. The axis along which a volume is cut is its third.
+ *
+ * Parameters: `path`: the file. `out`: receives the image.
+ * Returns: NULL, or an error: MOCO_CODE_IO, MOCO_CODE_IMAGE for what is damaged, unknown or above the limits.
+ * Memory: free it with moco_image_free().
+ * Thread safety: any thread.
+ */
+MOCO_MUST_USE
+moco_error *moco_image_open(const char *path,
+                            moco_image **out);
+
+/**
+ * What the file's header says.
+ *
+ * Parameters: `image`: an image. `out`: receives the facts.
+ * Returns: NULL, or an error.
+ * Memory: the text in it belongs to `image`.
+ * Thread safety: const.
+ */
+MOCO_MUST_USE moco_error *moco_image_info(const moco_image *image, moco_image_facts *out);
+
+/**
+ * Decodes one image of the file.
+ *
+ * Values of 8 bits come as uint8_t, 0 black (MONOCHROME1 is inverted). Deeper ones come in the file's units: as
+ * uint16_t or int16_t where these are the stored values, as float where a slope and an intercept are applied (Hounsfield
+ * units in CT).
+ *
+ * Parameters: `image`: an image. `frame`: its number, from 0. `out`: receives the decoded image.
+ * Returns: NULL, or an error: MOCO_CODE_IMAGE, MOCO_CODE_INVALID_ARGUMENT for a frame that does not exist.
+ * Memory: free it with moco_frame_free(); it does not need `image` any more.
+ * Thread safety: const.
+ */
+MOCO_MUST_USE
+moco_error *moco_image_read(const moco_image *image,
+                            size_t frame,
+                            moco_frame **out);
+
+/**
+ * The pixels of a decoded image. `black` and `white` are the window that the file suggests, in the units of the values
+ * (exchanged for MONOCHROME1), for backbones that read 8 bits; both 0 if it suggests none. Set them to the window you
+ * mean, or to 0 for a backbone whose card maps deeper values itself; such a backbone cannot see in this struct that
+ * MONOCHROME1 values are bright where they are small: give it those files through moco_backbone_extract_paths().
+ *
+ * Parameters: `frame`: a decoded image. `out`: receives the description.
+ * Returns: NULL, or an error.
+ * Memory: `out->data` belongs to `frame`.
+ * Thread safety: const.
+ */
+MOCO_MUST_USE
+moco_error *moco_frame_pixels(const moco_frame *frame,
+                              moco_pixels *out);
+
+/**
+ * Frees a decoded image.
+ *
+ * Parameters: `frame`: a decoded image or NULL.
+ * Thread safety: must be the last call on `frame`.
+ */
+void moco_frame_free(moco_frame *frame);
+
+/**
+ * Closes an image file.
+ *
+ * Parameters: `image`: an image or NULL.
+ * Thread safety: must be the last call on `image`.
+ */
+void moco_image_free(moco_image *image);
 
 /**
  * Sets who receives libmoco's messages; nobody at first.

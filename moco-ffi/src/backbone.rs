@@ -278,7 +278,7 @@ pub unsafe extern "C" fn moco_backbone_extract_encoded(
 
 /// Features of image files.
 ///
-/// Parameters: `backbone`: a backbone. `paths`: array of `n` paths to JPEG or PNG files. `out`: receives the features.
+/// Parameters: `backbone`: a backbone. `paths`: array of `n` paths to files of one image each (JPEG, PNG, TIFF, DICOM, NIfTI). `out`: receives the features.
 /// Returns: NULL, or an error that names the files that cannot be used; there are no features then.
 /// Memory: free the features with moco_features_free().
 /// Thread safety: const.

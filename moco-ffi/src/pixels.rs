@@ -4,7 +4,7 @@
 
 use std::ffi::c_void;
 
-use moco_image::{Image, PixelType, RawImage};
+use moco_image::{PixelType, Raster, RawImage};
 
 use crate::boundary::{Result, slice};
 use crate::moco_error;
@@ -19,13 +19,17 @@ pub enum moco_pixel_type {
     U16 = 1,
     /// float
     F32 = 2,
+    /// int16_t
+    I16 = 3,
 }
 
 /// An image in memory: rows from top to bottom, channels interleaved.
 ///
-/// A backbone reads 8 bits. uint16_t and float values are therefore scaled by a window that the caller must give:
-/// values up to `black` become 0, values from `white` on 255, and what lies between is linear; `black` above `white`
-/// inverts (MONOCHROME1). Without a window (both 0) they are refused. uint8_t is taken as it is.
+/// Most backbones read 8 bits. For them uint16_t, int16_t and float values are scaled by a window that the caller must
+/// give: values up to `black` become 0, values from `white` on 255, and what lies between is linear; `black` above
+/// `white` inverts (MONOCHROME1). Without a window (both 0) the values go to the backbone as they are: one that was
+/// trained on more than 8 bits maps them as its card says (in the units it was trained on, e.g. Hounsfield units), any
+/// other refuses them with an error that says so. uint8_t without a window is taken as it is.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct moco_pixels {
@@ -51,7 +55,7 @@ pub struct moco_pixels {
 ///
 /// # Safety
 /// `pixels` is NULL or points to `n` structs, whose `data` is NULL or reaches as far as their sizes say.
-pub(crate) unsafe fn images(pixels: *const moco_pixels, n: usize, name: &str) -> Result<Vec<Image>> {
+pub(crate) unsafe fn images(pixels: *const moco_pixels, n: usize, name: &str) -> Result<Vec<Raster>> {
     // SAFETY: forwarded.
     let pixels = unsafe { slice(pixels, n, name)? };
     // SAFETY: forwarded.
@@ -60,7 +64,7 @@ pub(crate) unsafe fn images(pixels: *const moco_pixels, n: usize, name: &str) ->
 
 /// # Safety
 /// `pixels.data` is NULL or reaches as far as the sizes say.
-unsafe fn image(pixels: &moco_pixels, name: &str) -> Result<Image> {
+unsafe fn image(pixels: &moco_pixels, name: &str) -> Result<Raster> {
     let in_image = |e: moco_image::Error| {
         let error = moco_error::from(e);
         moco_error::new(error.code, format!("`{name}`: {}", error.message.to_string_lossy()))
@@ -69,6 +73,7 @@ unsafe fn image(pixels: &moco_pixels, name: &str) -> Result<Image> {
         0 => PixelType::U8,
         1 => PixelType::U16,
         2 => PixelType::F32,
+        3 => PixelType::I16,
         other => return Err(moco_error::argument(format!("`{name}.type` is {other}, which is no moco_pixel_type"))),
     };
     let mut raw = RawImage {
@@ -83,5 +88,5 @@ unsafe fn image(pixels: &moco_pixels, name: &str) -> Result<Image> {
     let len = raw.byte_len().map_err(in_image)?;
     // SAFETY: the caller's image reaches over this many bytes, by contract.
     raw.bytes = unsafe { slice(pixels.data.cast::<u8>(), len, &format!("{name}.data"))? };
-    raw.to_image().map_err(in_image)
+    raw.to_raster().map_err(in_image)
 }

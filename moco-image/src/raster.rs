@@ -108,6 +108,28 @@ impl Raster {
         Ok(())
     }
 
+    /// The same image with its values in units: a rescale is applied, which makes floats of them, and 8-bit pictures
+    /// whose small values are bright are inverted. Deeper inverted images stay so, as [`Raster::inverted`] says.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] never in practice: the shape stays.
+    pub fn in_units(mut self) -> Result<Raster> {
+        if let Pixels::U8(image) = &mut self.pixels
+            && self.bits == 8
+            && self.rescale.is_none()
+            && self.inverted
+        {
+            image.data_mut().iter_mut().for_each(|v| *v = 255 - *v);
+            self.inverted = false;
+        }
+        let Some(Rescale { slope, intercept }) = self.rescale.take() else { return Ok(self) };
+        let ((height, width), channels) = (self.size(), self.channels());
+        let mut data = vec![0.0; height * width * channels];
+        map(&self.pixels, &mut data, |value| (value * slope + intercept) as f32);
+        let pixels = Pixels::F32(Image::from_values(width, height, channels, data)?);
+        Ok(Raster { pixels, bits: 32, ..self })
+    }
+
     /// The 8-bit image itself, if it is one in its full range: what pictures are.
     pub fn into_picture(self) -> std::result::Result<Image, Raster> {
         match self.pixels {

@@ -1,6 +1,6 @@
 //! Pixels from another program's memory: 8 and 16 bits or floats, rows apart by a stride.
 
-use crate::{Error, Image, Result};
+use crate::{Error, Image, Pixels, Raster, Result, ValueRange};
 
 /// Type of a value in a [`RawImage`], in the machine's byte order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub enum PixelType {
     U8,
     /// 16 bits.
     U16,
+    /// 16 bits with a sign.
+    I16,
     /// 32-bit floating point.
     F32,
 }
@@ -18,7 +20,7 @@ impl PixelType {
     pub fn size(self) -> usize {
         match self {
             PixelType::U8 => 1,
-            PixelType::U16 => 2,
+            PixelType::U16 | PixelType::I16 => 2,
             PixelType::F32 => 4,
         }
     }
@@ -40,7 +42,8 @@ pub struct RawImage<'a> {
     /// Bytes from one row to the next; 0 = rows follow each other without a gap.
     pub row_stride: usize,
     /// Values that become 0 and 255, between which the scale is linear and outside of which it is clamped: the window
-    /// of a radiologist. Needed for 16 bits and floats, whose range nobody can guess.
+    /// of a radiologist; above each other they invert. `None` = 8 bits as they are, other depths as the network's card
+    /// says.
     pub window: Option<[f32; 2]>,
 }
 
@@ -68,76 +71,40 @@ impl RawImage<'_> {
         self.stride(row).checked_mul(self.height - 1).and_then(|n| n.checked_add(row)).ok_or_else(too_large)
     }
 
-    /// The image in 8 bits.
+    /// The image: of 8 bits where it has them or a window is given, otherwise of the depth it has.
     ///
     /// # Errors
-    /// [`Error::Shape`] as [`RawImage::byte_len`] or for too few bytes; [`Error::Parameter`] for 16 bits or floats
-    /// without a window, 8 bits with one that is not a range, and values that are not numbers.
-    pub fn to_image(&self) -> Result<Image> {
+    /// [`Error::Shape`] as [`RawImage::byte_len`] or for too few bytes; [`Error::Parameter`] for a window that is no
+    /// range, and values that are not numbers.
+    pub fn to_raster(&self) -> Result<Raster> {
         let len = self.byte_len()?;
         if self.bytes.len() < len {
             return Err(Error::Shape(format!("the image reaches over {len} bytes, {} were given", self.bytes.len())));
         }
-        let row = self.width * self.channels * self.pixel_type.size();
-        let rows = self.bytes.chunks(self.stride(row)).take(self.height).map(|r| &r[..row]);
-        let mut data = Vec::with_capacity(self.width * self.height * self.channels);
-        match (self.pixel_type, self.scale()?) {
-            (PixelType::U8, None) => rows.for_each(|r| data.extend_from_slice(r)),
-            (PixelType::U8, Some(scale)) => {
-                rows.for_each(|r| data.extend(r.iter().map(|v| scale.apply(f32::from(*v)))))
-            }
-            (PixelType::U16, Some(scale)) => {
-                let value = |b: &[u8; 2]| scale.apply(f32::from(u16::from_ne_bytes(*b)));
-                rows.for_each(|r| data.extend(r.as_chunks().0.iter().map(value)));
-            }
-            (PixelType::F32, Some(scale)) => {
-                for row in rows {
-                    for bytes in row.as_chunks().0 {
-                        let value = f32::from_ne_bytes(*bytes);
-                        if value.is_nan() {
-                            return Err(Error::parameter("pixels", "hold NaN; replace it by the background's value"));
-                        }
-                        data.push(scale.apply(value));
-                    }
-                }
-            }
-            (PixelType::U16 | PixelType::F32, None) => {
-                return Err(Error::parameter(
-                    "window",
-                    format!(
-                        "{:?} values need the window that becomes 0 to 255, e.g. 0 and 1 for floats of that range or \
-                         the window's lower and upper value in Hounsfield units; the network reads 8 bits",
-                        self.pixel_type
-                    ),
-                ));
-            }
+        let (pixels, bits) = match self.pixel_type {
+            PixelType::U8 => (Pixels::U8(self.image(|[v]| v)?), 8),
+            PixelType::U16 => (Pixels::U16(self.image(u16::from_ne_bytes)?), 16),
+            PixelType::I16 => (Pixels::I16(self.image(i16::from_ne_bytes)?), 16),
+            PixelType::F32 => (Pixels::F32(self.image(f32::from_ne_bytes)?), 32),
+        };
+        let raster = Raster { pixels, bits, ..Raster::default() };
+        match self.window {
+            Some(window) => raster.to_8_bits(ValueRange::Window(window)).map(Raster::from),
+            None => Ok(raster),
         }
-        Image::new(self.width, self.height, self.channels, data)
+    }
+
+    fn image<T: Copy + Default, const N: usize>(&self, value: impl Fn([u8; N]) -> T) -> Result<Image<T>> {
+        let row = self.width * self.channels * N;
+        let mut data = Vec::with_capacity(self.width * self.height * self.channels);
+        for bytes in self.bytes.chunks(self.stride(row)).take(self.height) {
+            data.extend(bytes[..row].as_chunks::<N>().0.iter().map(|bytes| value(*bytes)));
+        }
+        Image::from_values(self.width, self.height, self.channels, data)
     }
 
     fn stride(&self, row: usize) -> usize {
         if self.row_stride == 0 { row } else { self.row_stride }
-    }
-
-    fn scale(&self) -> Result<Option<Scale>> {
-        let Some([black, white]) = self.window else { return Ok(None) };
-        // Below 0 a window inverts, as MONOCHROME1 wants.
-        if !black.is_finite() || !white.is_finite() || black == white {
-            return Err(Error::parameter("window", format!("{black} to {white} is not a range")));
-        }
-        Ok(Some(Scale { black: f64::from(black), factor: 255.0 / (f64::from(white) - f64::from(black)) }))
-    }
-}
-
-struct Scale {
-    black: f64,
-    factor: f64,
-}
-
-impl Scale {
-    fn apply(&self, value: f32) -> u8 {
-        // The cast saturates.
-        ((f64::from(value) - self.black) * self.factor).round() as u8
     }
 }
 
@@ -149,6 +116,10 @@ mod tests {
         RawImage { bytes, width: 2, height: 2, channels: 1, pixel_type, row_stride: 0, window }
     }
 
+    fn in_8_bits(image: &RawImage<'_>) -> Vec<u8> {
+        image.to_raster().unwrap().into_picture().unwrap().into_data()
+    }
+
     fn bytes_of<const N: usize, T>(values: &[T], to: impl Fn(&T) -> [u8; N]) -> Vec<u8> {
         values.iter().flat_map(to).collect()
     }
@@ -156,33 +127,41 @@ mod tests {
     #[test]
     fn strides_are_stepped_over() {
         let bytes = [1, 2, 99, 3, 4];
-        let image = RawImage { row_stride: 3, ..raw(&bytes, PixelType::U8, None) }.to_image().unwrap();
-        assert_eq!(image.data(), [1, 2, 3, 4]);
-        assert!(RawImage { row_stride: 1, ..raw(&bytes, PixelType::U8, None) }.to_image().is_err());
-        assert!(RawImage { row_stride: 4, ..raw(&bytes, PixelType::U8, None) }.to_image().is_err());
+        let image = RawImage { row_stride: 3, ..raw(&bytes, PixelType::U8, None) }.to_raster().unwrap();
+        assert_eq!(image, Raster::from(Image::new(2, 2, 1, vec![1, 2, 3, 4]).unwrap()));
+        assert!(RawImage { row_stride: 1, ..raw(&bytes, PixelType::U8, None) }.to_raster().is_err());
+        assert!(RawImage { row_stride: 4, ..raw(&bytes, PixelType::U8, None) }.to_raster().is_err());
     }
 
     #[test]
     fn windows_scale_clamp_and_invert() {
         let values = bytes_of(&[0u16, 1000, 2000, 4095], |v| v.to_ne_bytes());
-        let image = |window| raw(&values, PixelType::U16, Some(window)).to_image().unwrap().into_data();
+        let image = |window| in_8_bits(&raw(&values, PixelType::U16, Some(window)));
         assert_eq!(image([1000.0, 2000.0]), [0, 0, 255, 255]);
         assert_eq!(image([0.0, 4000.0]), [0, 64, 128, 255]);
         assert_eq!(image([4000.0, 0.0]), [255, 191, 128, 0]);
         let floats = bytes_of(&[0.0f32, 0.5, 1.0, -3.0], |v| v.to_ne_bytes());
-        let image = raw(&floats, PixelType::F32, Some([0.0, 1.0])).to_image().unwrap();
-        assert_eq!(image.data(), [0, 128, 255, 0]);
+        assert_eq!(in_8_bits(&raw(&floats, PixelType::F32, Some([0.0, 1.0]))), [0, 128, 255, 0]);
+        let signed = bytes_of(&[-1000i16, 0, 100, 400], |v| v.to_ne_bytes());
+        assert_eq!(in_8_bits(&raw(&signed, PixelType::I16, Some([-100.0, 400.0]))), [0, 51, 102, 255]);
+    }
+
+    #[test]
+    fn without_a_window_the_depth_is_kept() {
+        let values = bytes_of(&[0u16, 1000, 2000, 4095], |v| v.to_ne_bytes());
+        let raster = raw(&values, PixelType::U16, None).to_raster().unwrap();
+        let Pixels::U16(image) = &raster.pixels else { panic!("{raster:?}") };
+        assert_eq!((image.data(), raster.bits), (&[0, 1000, 2000, 4095][..], 16));
     }
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
         let values = bytes_of(&[0u16; 4], |v| v.to_ne_bytes());
-        assert!(raw(&values, PixelType::U16, None).to_image().unwrap_err().to_string().contains("window"));
-        assert!(raw(&values, PixelType::U16, Some([5.0, 5.0])).to_image().is_err());
-        assert!(raw(&values[1..], PixelType::U16, Some([0.0, 5.0])).to_image().is_err());
+        assert!(raw(&values, PixelType::U16, Some([5.0, 5.0])).to_raster().is_err());
+        assert!(raw(&values[1..], PixelType::U16, Some([0.0, 5.0])).to_raster().is_err());
         let nan = bytes_of(&[f32::NAN; 4], |v| v.to_ne_bytes());
-        assert!(raw(&nan, PixelType::F32, Some([0.0, 1.0])).to_image().unwrap_err().to_string().contains("NaN"));
-        assert!(RawImage { height: usize::MAX, ..raw(&values, PixelType::U8, None) }.to_image().is_err());
-        assert!(RawImage { width: 0, ..raw(&values, PixelType::U8, None) }.to_image().is_err());
+        assert!(raw(&nan, PixelType::F32, Some([0.0, 1.0])).to_raster().unwrap_err().to_string().contains("NaN"));
+        assert!(RawImage { height: usize::MAX, ..raw(&values, PixelType::U8, None) }.to_raster().is_err());
+        assert!(RawImage { width: 0, ..raw(&values, PixelType::U8, None) }.to_raster().is_err());
     }
 }

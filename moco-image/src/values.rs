@@ -90,11 +90,11 @@ impl DepthRule {
                 bits => format!("{bits} bits, {}", self.values),
             };
             let remedy = if image.is_8_bit() {
-                "give the original values instead of a picture of them, or say with other_depths (--values) which \
-                 values become black and white, e.g. `full`"
+                "give the original values instead of a picture of them, or say which values become black and white \
+                 (`--values full`, other_depths in the rule)"
             } else {
-                "say with other_depths (--values) which values become black and white, e.g. `window:-160,240` in the \
-                 file's units, `file` for the window it suggests, or `full`"
+                "say which values become black and white (`--values`, other_depths in the rule, or the window of pixels \
+                 in memory): `window:-160,240` in the file's units, `file` for the window it suggests, or `full`"
             };
             Error::Depth(format!(
                 "the image has {} a value, the network reads {wanted}: {remedy}",

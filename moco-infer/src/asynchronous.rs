@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use moco_image::Image;
 use tokio::sync::Semaphore;
 
-use crate::{Error, Extractor, Features, Result};
+use crate::{Error, Extractor, Features, Input, Result};
 
 /// A handle for tasks of a tokio runtime; cheap to clone. As many images are worked on at a time as the extractor has
 /// threads, on tokio's blocking threads; further calls are pending, in the order of their arrival.
@@ -30,7 +29,7 @@ impl AsyncExtractor {
     ///
     /// # Panics
     /// Outside of a tokio runtime, as [`tokio::task::spawn_blocking`] does.
-    pub async fn extract(&self, image: Image) -> Result<Vec<Features>> {
+    pub async fn extract<I: Input + Send + 'static>(&self, image: I) -> Result<Vec<Features>> {
         let slot = self.slots.clone().acquire_owned().await.expect("this semaphore is never closed");
         let extractor = self.extractor.clone();
         let work = tokio::task::spawn_blocking(move || {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use moco_image::{PreprocessRule, ValueRange};
 use moco_models::card::Card;
 use moco_models::weights::BackboneFile;
 use moco_models::{Graph, Shape};
@@ -13,6 +14,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Backbone {
     file: Arc<BackboneFile>,
+    rule: Arc<PreprocessRule>,
 }
 
 impl Backbone {
@@ -31,6 +33,26 @@ impl Backbone {
     /// What the file says about itself.
     pub fn card(&self) -> &Card {
         self.file.card()
+    }
+
+    /// How images are prepared: the card's rule, and what [`Backbone::with_other_depths`] added.
+    pub fn rule(&self) -> &PreprocessRule {
+        &self.rule
+    }
+
+    pub(crate) fn shared_rule(&self) -> Arc<PreprocessRule> {
+        self.rule.clone()
+    }
+
+    /// The same backbone, which also reads images of another depth than the card's: `range` says which of their values
+    /// become black and white.
+    ///
+    /// # Errors
+    /// [`Error::Image`] for a range that is none.
+    pub fn with_other_depths(self, range: ValueRange) -> Result<Backbone> {
+        range.validate()?;
+        let rule = PreprocessRule { other_depths: Some(range), ..(*self.rule).clone() };
+        Ok(Backbone { rule: Arc::new(rule), ..self })
     }
 
     /// The network.
@@ -70,7 +92,7 @@ impl Backbone {
 
     /// Height and width of the network's input, if the card's rule makes all images one size.
     pub fn fixed_input_size(&self) -> Option<[usize; 2]> {
-        let rule = &self.card().preprocess;
+        let rule = self.rule();
         match (rule.crop, rule.resize) {
             (Some(size), _) => Some(size),
             (None, moco_image::ResizeRule::Exact { height, width }) => Some([height, width]),
@@ -99,7 +121,7 @@ impl Backbone {
 
 impl From<BackboneFile> for Backbone {
     fn from(file: BackboneFile) -> Backbone {
-        Backbone { file: Arc::new(file) }
+        Backbone { rule: Arc::new(file.card().preprocess.clone()), file: Arc::new(file) }
     }
 }
 

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use moco_image::{Image, Limits};
+use moco_image::{Axis, ImageFile, Limits, Raster, ReadOptions};
 use moco_models::calibration::Calibration;
 use moco_models::onnx::{InputSize, Int8, int8_model, model_with_external_data};
 
 use crate::backbone::dims;
 use crate::pool::{Model, Pool, weight_bits};
-use crate::{Backbone, Error, Result, TimeSpent};
+use crate::{Backbone, Error, Input, Result, TimeSpent};
 
 /// Options of an [`Extractor`].
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,8 @@ pub struct ExtractorOptions {
     pub ort_library: Option<PathBuf>,
     /// Limits for images that are decoded here.
     pub limits: Limits,
+    /// Along which axis volumes are cut into images.
+    pub axis: Axis,
     /// Arithmetic of the network.
     pub precision: Precision,
 }
@@ -75,6 +77,7 @@ pub(crate) struct Inner {
     pub(crate) batch: usize,
     pub(crate) threads: usize,
     pub(crate) limits: Limits,
+    pub(crate) axis: Axis,
     pub(crate) pool: Pool,
 }
 
@@ -107,7 +110,15 @@ impl Extractor {
             }
         };
         let pool = Pool::new(backbone, model, &taps, threads, options.ort_library.as_deref())?;
-        let inner = Inner { backbone: backbone.clone(), taps, batch, threads, limits: options.limits, pool };
+        let inner = Inner {
+            backbone: backbone.clone(),
+            taps,
+            batch,
+            threads,
+            limits: options.limits,
+            axis: options.axis,
+            pool,
+        };
         Ok(Extractor { inner: Arc::new(inner) })
     }
 
@@ -126,13 +137,14 @@ impl Extractor {
         self.inner.pool.clock().spent()
     }
 
-    /// Features of decoded images, one [`Features`] a tap. Images may differ in size; where the card's rule does not
+    /// Features of decoded images (8-bit ones, or rasters of any depth), one [`Features`] a tap. Images may differ in
+    /// size; where the card's rule does not
     /// make them equal, vectors are still fine, while maps must come out in one size.
     ///
     /// # Errors
     /// [`Error::ImageAt`] for an image that the card's rule does not accept, [`Error::Input`] for maps of different
     /// sizes, [`Error::Session`].
-    pub fn extract(&self, images: &[Image]) -> Result<Vec<Features>> {
+    pub fn extract<I: Input>(&self, images: &[I]) -> Result<Vec<Features>> {
         let inner = &*self.inner;
         let size = |(index, image)| inner.input_size(image).map_err(|source| Error::ImageAt { index, source });
         let sizes: Vec<_> = images.iter().enumerate().map(size).collect::<Result<_>>()?;
@@ -150,7 +162,7 @@ impl Extractor {
         let batches = batches(&sizes, inner.batch, inner.threads);
         let results = inner.in_parallel(batches.len(), |b| {
             let range = batches[b].clone();
-            let images: Vec<&Image> = images[range.clone()].iter().collect();
+            let images: Vec<&I> = images[range.clone()].iter().collect();
             inner.pool.with(|worker| worker.run(&images, sizes[range.start]))
         });
         for batch in results {
@@ -161,17 +173,23 @@ impl Extractor {
         Ok(features)
     }
 
-    /// Features of encoded images (JPEG, PNG), as [`Extractor::extract`].
+    /// Features of encoded images (files of one image, of any format that is read), as [`Extractor::extract`].
     ///
     /// # Errors
     /// As [`Extractor::extract`]; [`Error::ImageAt`] for bytes that cannot be decoded.
     pub fn extract_encoded(&self, images: &[&[u8]]) -> Result<Vec<Features>> {
         let inner = &*self.inner;
-        let images = inner.in_parallel(images.len(), |i| {
-            inner.pool.clock().decode.measure(|| moco_image::decode(images[i], &inner.limits))
-        });
+        let options = inner.read_options();
+        let read = |bytes: &[u8]| match ImageFile::open(bytes.to_vec(), &options)? {
+            file if file.frames() > 1 => Err(moco_image::Error::Shape(format!(
+                "{} images in one file: extract them one by one as rasters",
+                file.frames()
+            ))),
+            file => file.read(0),
+        };
+        let images = inner.in_parallel(images.len(), |i| inner.pool.clock().decode.measure(|| read(images[i])));
         let numbered = images.into_iter().enumerate();
-        let images: Result<Vec<Image>> =
+        let images: Result<Vec<Raster>> =
             numbered.map(|(index, image)| image.map_err(|source| Error::ImageAt { index, source })).collect();
         self.extract(&images?)
     }
@@ -179,10 +197,14 @@ impl Extractor {
 
 impl Inner {
     /// Height and width after preprocessing of an image that the card's rule accepts.
-    pub(crate) fn input_size(&self, image: &Image) -> moco_image::Result<(usize, usize)> {
-        let rule = &self.backbone.card().preprocess;
-        rule.accepts(image.channels())?;
-        rule.output_size((image.height(), image.width()))
+    pub(crate) fn input_size(&self, image: &impl Input) -> moco_image::Result<(usize, usize)> {
+        let rule = self.backbone.rule();
+        image.check(rule)?;
+        rule.output_size(image.size())
+    }
+
+    pub(crate) fn read_options(&self) -> ReadOptions {
+        ReadOptions { limits: self.limits, axis: self.axis }
     }
 
     /// Shapes of the taps for an input of `(height, width)`.

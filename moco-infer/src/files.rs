@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_channel::bounded;
-use moco_image::{Image, decode_file};
+use moco_image::Raster;
 
 use crate::extractor::Inner;
-use crate::{Error, Extractor, Features, Result};
+use crate::folder::Reader;
+use crate::{Error, Extractor, Features, ImagePlace, Result};
 
 /// What became of one file.
 #[derive(Debug)]
@@ -32,12 +32,16 @@ pub struct FileFeatures {
 }
 
 impl Extractor {
-    /// Features of files, all in memory. A file that cannot be read or that the card's rule does not accept is listed
+    /// Features of files, all in memory: paths of files of one image each, or [`crate::FrameOf`]s. A file that cannot be read or that the card's rule does not accept is listed
     /// in [`FileFeatures::failed`]. `on_progress` gets the number of files done, in the caller's thread.
     ///
     /// # Errors
     /// [`Error::Input`] if maps of different sizes come out; [`Error::Session`].
-    pub fn extract_files(&self, paths: &[PathBuf], on_progress: &mut dyn FnMut(usize)) -> Result<FileFeatures> {
+    pub fn extract_files<P: ImagePlace>(
+        &self,
+        paths: &[P],
+        on_progress: &mut dyn FnMut(usize),
+    ) -> Result<FileFeatures> {
         let mut features: Vec<Features> =
             self.taps().iter().map(|t| Features { tap: t.clone(), shape: vec![], data: vec![] }).collect();
         let (mut rows, mut failed) = (Vec::new(), Vec::new());
@@ -47,7 +51,7 @@ impl Extractor {
                 Err(error) => failed.push((row.index, error)),
                 Ok(taps) => {
                     for (features, (shape, values)) in features.iter_mut().zip(taps) {
-                        if let Err(error) = check_shape(features, &shape, &paths[row.index]) {
+                        if let Err(error) = check_shape(features, &shape, paths[row.index].path()) {
                             problem = Some(error);
                             return ControlFlow::Break(());
                         }
@@ -63,7 +67,7 @@ impl Extractor {
             return Err(problem);
         }
         if rows.is_empty() {
-            let empty = self.extract(&[])?;
+            let empty = self.extract::<Raster>(&[])?;
             return Ok(FileFeatures { features: empty, rows, failed });
         }
         for features in &mut features {
@@ -77,7 +81,11 @@ impl Extractor {
     ///
     /// # Errors
     /// [`Error::Session`] if ONNX Runtime fails; what a file lacks is in its [`FileRow`].
-    pub fn stream_files(&self, paths: &[PathBuf], sink: &mut dyn FnMut(FileRow) -> ControlFlow<()>) -> Result<()> {
+    pub fn stream_files<P: ImagePlace>(
+        &self,
+        paths: &[P],
+        sink: &mut dyn FnMut(FileRow) -> ControlFlow<()>,
+    ) -> Result<()> {
         let inner = &*self.inner;
         let batch = inner.batch.min(paths.len().div_ceil(inner.threads)).max(1);
         let next = AtomicUsize::new(0);
@@ -94,12 +102,13 @@ impl Extractor {
                 let (sender, permits) = (sender.clone(), permits.clone());
                 let (next, stop) = (&next, &stop);
                 scope.spawn(move || {
+                    let mut reader = Reader::default();
                     while permits.recv().is_ok() && !stop.load(Ordering::Relaxed) {
                         let start = next.fetch_add(batch, Ordering::Relaxed);
                         if start >= paths.len() {
                             return;
                         }
-                        let rows = inner.rows(paths, start..(start + batch).min(paths.len()));
+                        let rows = inner.rows(paths, start..(start + batch).min(paths.len()), &mut reader);
                         if sender.send(rows).is_err() {
                             return;
                         }
@@ -123,18 +132,23 @@ impl Extractor {
 
 impl Inner {
     /// Decodes and runs a few files; images of one size share a run.
-    fn rows(&self, paths: &[PathBuf], range: std::ops::Range<usize>) -> Result<Vec<FileRow>> {
+    fn rows(
+        &self,
+        paths: &[impl ImagePlace],
+        range: std::ops::Range<usize>,
+        reader: &mut Reader,
+    ) -> Result<Vec<FileRow>> {
+        let options = self.read_options();
         let mut rows = Vec::with_capacity(range.len());
-        let mut images: BTreeMap<(usize, usize), Vec<(usize, Image)>> = BTreeMap::new();
+        let mut images: BTreeMap<(usize, usize), Vec<(usize, Raster)>> = BTreeMap::new();
         for index in range {
-            let decode = || decode_file(&paths[index], &self.limits);
+            let decode = || reader.read(&paths[index], &options);
             let decoded = self
                 .pool
                 .clock()
                 .decode
                 .measure(decode)
-                .map_err(Error::from) // names the file already
-                .and_then(|image| Ok((self.accepted_size(&image, &paths[index])?, image)));
+                .and_then(|image| Ok((self.accepted_size(&image, paths[index].path())?, image)));
             match decoded {
                 Ok((size, image)) => images.entry(size).or_default().push((index, image)),
                 Err(error) => rows.push(FileRow { index, features: Err(error) }),
@@ -142,7 +156,7 @@ impl Inner {
         }
         for (size, group) in images {
             let shapes = self.shapes(size)?;
-            let inputs: Vec<&Image> = group.iter().map(|(_, image)| image).collect();
+            let inputs: Vec<&Raster> = group.iter().map(|(_, image)| image).collect();
             let features = self.pool.with(|worker| worker.run(&inputs, size))?;
             for (i, (index, _)) in group.iter().enumerate() {
                 let of_image = |(shape, values): (&Vec<usize>, &Vec<f32>)| {
@@ -159,7 +173,7 @@ impl Inner {
     }
 
     /// Input size of an image that the rule and the network accept, so that one bad image cannot fail its batch.
-    fn accepted_size(&self, image: &Image, path: &std::path::Path) -> Result<(usize, usize)> {
+    fn accepted_size(&self, image: &Raster, path: &std::path::Path) -> Result<(usize, usize)> {
         let size = self.input_size(image).map_err(|source| Error::File { path: path.to_owned(), source })?;
         self.shapes(size).map_err(|e| Error::Input(format!("{}: {e}", path.display())))?;
         Ok(size)

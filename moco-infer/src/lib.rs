@@ -26,6 +26,7 @@ mod error;
 mod extractor;
 mod files;
 mod folder;
+mod input;
 mod pool;
 mod runtime;
 
@@ -36,6 +37,7 @@ pub use clock::TimeSpent;
 pub use error::{Error, Result};
 pub use extractor::{Extractor, ExtractorOptions, Features, Precision};
 pub use files::{FileFeatures, FileRow};
-pub use folder::image_files;
+pub use folder::{FrameOf, ImagePlace, frames_of, image_files};
+pub use input::Input;
 pub use moco_models::calibration::{Accuracy, Calibration, TapAccuracy};
 pub use runtime::{LIBRARY_VARIABLES, runtime_info};

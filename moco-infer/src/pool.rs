@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use moco_image::{Image, Layout, PreprocessRule, Scratch, preprocess_with};
+use moco_image::{Layout, PreprocessRule, Scratch};
 use moco_models::onnx::{ExternalModel, INPUT, WeightBits};
 use ort::session::Session;
 use ort::session::builder::PrepackedWeights;
 use ort::value::TensorRef;
 
 use crate::clock::Clock;
-use crate::{Backbone, Result, runtime};
+use crate::{Backbone, Input, Result, runtime};
 
 /// Features of one batch: for each tap, the values of its images one after the other.
 pub(crate) type BatchFeatures = Vec<Vec<f32>>;
@@ -58,7 +58,7 @@ impl Pool {
             Model::SelfContained(_) => Arc::from([]),
         };
         let prepacked = PrepackedWeights::new();
-        let rule = Arc::new(backbone.card().preprocess.clone());
+        let rule = backbone.shared_rule();
         let clock = Arc::new(Clock::default());
         let (give_back, idle) = bounded(workers);
         for _ in 0..workers {
@@ -109,14 +109,14 @@ impl Pool {
 
 impl Worker {
     /// Runs images that become inputs of one size, `(height, width)`.
-    pub(crate) fn run(&mut self, images: &[&Image], size: (usize, usize)) -> Result<BatchFeatures> {
+    pub(crate) fn run<I: Input>(&mut self, images: &[&I], size: (usize, usize)) -> Result<BatchFeatures> {
         self.run_with(images, size, |_, outputs| outputs.iter().map(|values| values.to_vec()).collect())
     }
 
     /// As [`Worker::run`]; gives `take` the input and the results as they lie in the runtime.
-    pub(crate) fn run_with<T>(
+    pub(crate) fn run_with<I: Input, T>(
         &mut self,
-        images: &[&Image],
+        images: &[&I],
         (height, width): (usize, usize),
         take: impl FnOnce(&[f32], &[&[f32]]) -> T,
     ) -> Result<T> {
@@ -125,7 +125,7 @@ impl Worker {
         self.input.resize(images.len() * len, 0.0);
         self.clock.preprocess.measure(|| {
             let mut inputs = images.iter().zip(self.input.chunks_exact_mut(len));
-            inputs.try_for_each(|(image, out)| preprocess_with(image, &self.rule, Layout::Nchw, &mut self.scratch, out))
+            inputs.try_for_each(|(image, out)| image.prepare(&self.rule, Layout::Nchw, &mut self.scratch, out))
         })?;
         let shape = [images.len(), channels, height, width];
         let input = TensorRef::from_array_view((shape, &self.input[..]))?;

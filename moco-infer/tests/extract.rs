@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use moco_image::{Image, PreprocessRule, ResizeRule};
+use moco_image::{Image, PreprocessRule, ResizeRule, ValueRange};
 use moco_infer::{AsyncExtractor, Backbone, Extractor, ExtractorOptions};
 use moco_models::arch::{ArchSpec, Stem};
 use moco_models::{card::Card, init::initialise, weights::save_backbone};
@@ -94,7 +94,7 @@ fn any_size_gives_vectors_while_maps_must_agree() {
     let map = maps.extract(&images[1..]).unwrap().remove(0);
     assert_eq!(map.array().unwrap().dim(), ndarray::IxDyn(&[2, 128, 5, 6]));
     assert_eq!(map.array().unwrap()[[1, 3, 2, 4]], map.data[((128 + 3) * 5 + 2) * 6 + 4]);
-    assert_eq!(pooled.extract(&[]).unwrap()[0].shape, [0, 128]);
+    assert_eq!(pooled.extract::<Image>(&[]).unwrap()[0].shape, [0, 128]);
 }
 
 #[test]
@@ -140,4 +140,47 @@ fn many_threads_and_tasks_share_one_extractor() {
             assert_eq!(task.await.unwrap().data, expected.data[i * 128..(i + 1) * 128]);
         }
     });
+}
+
+fn write_grey_16(path: &Path, image: &Image) {
+    let mut encoder =
+        png::Encoder::new(std::fs::File::create(path).unwrap(), image.width() as u32, image.height() as u32);
+    encoder.set_depth(png::BitDepth::Sixteen);
+    let bytes: Vec<u8> = image.data().iter().flat_map(|v| (u16::from(*v) * 257).to_be_bytes()).collect();
+    encoder.write_header().unwrap().write_image_data(&bytes).unwrap();
+}
+
+#[test]
+fn deep_images_need_a_range_and_then_agree_with_their_8_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let backbone = backbone(folder.path(), |_| ());
+    let grey = image(50, 40, 3).to_grey().unwrap();
+    let path = folder.path().join("deep.png");
+    write_grey_16(&path, &grey);
+    let strict = Extractor::new(&backbone, &options(&[], 1, 1)).unwrap();
+    let refused =
+        strict.extract_files(std::slice::from_ref(&path), &mut |_| ()).unwrap().failed.remove(0).1.to_string();
+    assert!(refused.contains("deep.png") && refused.contains("16 bits") && refused.contains("--values"), "{refused}");
+    let backbone = backbone.with_other_depths(ValueRange::Full).unwrap();
+    let extractor = Extractor::new(&backbone, &options(&[], 1, 1)).unwrap();
+    let deep = extractor.extract_files(&[path], &mut |_| ()).unwrap().features.remove(0);
+    let shallow = extractor.extract(&[grey]).unwrap().remove(0);
+    let most = shallow.data.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    assert!(deep.data.iter().zip(&shallow.data).all(|(a, b)| (a - b).abs() < 0.02 * most));
+}
+
+#[test]
+fn each_slice_of_a_volume_is_an_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let backbone = backbone(folder.path(), |_| ()).with_other_depths(ValueRange::MinMax).unwrap();
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../moco-image/fixtures/corpus/nifti/nibabel");
+    let files = moco_infer::image_files(&corpus).unwrap();
+    let frames = moco_infer::frames_of(&files, &Default::default());
+    assert_eq!(frames.len(), 24 + 60);
+    assert_eq!(frames[24].name(&corpus), "functional.nii#0");
+    let extractor = Extractor::new(&backbone, &options(&[], 2, 2)).unwrap();
+    let rows = extractor.extract_files(&frames[22..27], &mut |_| ()).unwrap();
+    assert_eq!((rows.rows.len(), rows.failed.len()), (5, 0));
+    let whole = extractor.extract_files(&files[1..], &mut |_| ()).unwrap().failed.remove(0).1.to_string();
+    assert!(whole.contains("functional.nii") && whole.contains("60 images"), "{whole}");
 }

@@ -72,6 +72,9 @@ fn prepare(folder: &Path) {
     for (i, picture) in pictures().iter().take(4).enumerate() {
         std::fs::copy(picture, folder.join(format!("{i}.jpg"))).unwrap();
     }
+    let corpus = root().join("moco-image/fixtures/corpus");
+    std::fs::copy(corpus.join("dicom/pydicom/MR_small_RLE.dcm"), folder.join("mr.dcm")).unwrap();
+    std::fs::copy(corpus.join("nifti/nibabel/functional.nii"), folder.join("volume.nii")).unwrap();
     let jpeg = std::fs::read(folder.join("0.jpg")).unwrap();
     std::fs::write(folder.join("broken.jpg"), &jpeg[..200]).unwrap();
     let paths: Vec<PathBuf> = (0..4).map(|i| folder.join(format!("{i}.jpg"))).collect();

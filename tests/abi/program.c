@@ -220,7 +220,7 @@ static void pixels_of_all_types(const moco_backbone *backbone) {
   moco_features_free(features);
 
   pixels[1].white = pixels[1].black = 0;
-  FAILS(moco_backbone_extract_pixels(backbone, pixels, 3, &features), MOCO_CODE_INVALID_ARGUMENT, "pixels[1]");
+  FAILS(moco_backbone_extract_pixels(backbone, pixels, 3, &features), MOCO_CODE_IMAGE, "image 1: the image has 16 bits");
   pixels[1].type = 9;
   FAILS(moco_backbone_extract_pixels(backbone, pixels, 3, &features), MOCO_CODE_INVALID_ARGUMENT, "type` is 9");
   pixels[1] = pixels[0];
@@ -234,6 +234,51 @@ static void pixels_of_all_types(const moco_backbone *backbone) {
   pixels[1] = pixels[0];
   pixels[1].channels = 2;
   FAILS(moco_backbone_extract_pixels(backbone, pixels, 2, &features), MOCO_CODE_IMAGE, "2 channel");
+}
+
+static void image_files(const char *folder, const moco_backbone *backbone) {
+  moco_image *image = NULL;
+  moco_frame *frame = NULL;
+  moco_image_facts facts;
+  moco_pixels pixels;
+  OK(moco_image_open(in(folder, "mr.dcm"), &image));
+  OK(moco_image_info(image, &facts));
+  CHECK(facts.frames == 1 && facts.width == 64 && facts.height == 64 && facts.channels == 1 && facts.bits == 16);
+  CHECK(strcmp(facts.modality, "MR") == 0);
+  FAILS(moco_image_read(image, 1, &frame), MOCO_CODE_INVALID_ARGUMENT, "frame");
+  OK(moco_image_read(image, 0, &frame));
+  moco_image_free(image);
+  OK(moco_frame_pixels(frame, &pixels));
+  CHECK(pixels.type == MOCO_PIXEL_TYPE_I16 && pixels.black == -200.0f && pixels.white == 1399.0f);
+  int least = 32767, most = -32768;
+  for (int i = 0; i < 64 * 64; ++i) {
+    int value = ((const int16_t *)pixels.data)[i];
+    if (value < least) least = value;
+    if (value > most) most = value;
+  }
+  CHECK(least == 127 && most == 2145);
+  moco_features *features = NULL;
+  OK(moco_backbone_extract_pixels(backbone, &pixels, 1, &features));
+  moco_features_free(features);
+  pixels.black = pixels.white = 0;
+  FAILS(moco_backbone_extract_pixels(backbone, &pixels, 1, &features), MOCO_CODE_IMAGE, "16 bits");
+  moco_frame_free(frame);
+
+  OK(moco_image_open(in(folder, "volume.nii"), &image));
+  OK(moco_image_info(image, &facts));
+  CHECK(facts.frames == 60 && facts.width == 17 && facts.height == 21 && strcmp(facts.modality, "") == 0);
+  OK(moco_image_read(image, 59, &frame));
+  OK(moco_frame_pixels(frame, &pixels));
+  CHECK(pixels.type == MOCO_PIXEL_TYPE_F32 && pixels.black == 0.0f && pixels.white == 0.0f);
+  moco_frame_free(frame);
+  moco_image_free(image);
+
+  FAILS(moco_image_open(in(folder, "absent.dcm"), &image), MOCO_CODE_IO, "absent.dcm");
+  FAILS(moco_image_open(in(folder, "rubbish.safetensors"), &image), MOCO_CODE_IMAGE, "rubbish");
+  FAILS(moco_image_open(NULL, &image), MOCO_CODE_INVALID_ARGUMENT, "path");
+  FAILS(moco_image_read(NULL, 0, &frame), MOCO_CODE_INVALID_ARGUMENT, "image");
+  moco_image_free(NULL);
+  moco_frame_free(NULL);
 }
 
 static void heads(const char *folder, const moco_backbone *backbone) {
@@ -339,6 +384,7 @@ int main(int argc, char **argv) {
   extracting(argv[1], backbone);
   calibrated(argv[1]);
   pixels_of_all_types(backbone);
+  image_files(argv[1], backbone);
   heads(argv[1], backbone);
   moco_backbone_free(backbone);
 

@@ -89,6 +89,11 @@ int main(int argc, char** argv) {
   CHECK(head.predict(backbone, images).labels.size() == 2);
   const std::vector<std::uint16_t> ct(50 * 40, 1024);
   CHECK(backbone.extract({moco::pixels(ct.data(), 50, 40, 1, 900.0F, 1200.0F)}).images() == 1);
+  const moco::ImageFile mr(folder + "/mr.dcm");
+  CHECK(mr.info().bits == 16 && std::string(mr.info().modality) == "MR");
+  const moco::Frame slice = mr.read();
+  CHECK(backbone.extract({slice.pixels()}).images() == 1);
+  throws(MOCO_CODE_INVALID_ARGUMENT, "frame", [&] { (void)mr.read(7); });
 
   head.save(folder + "/head.safetensors");
   moco::Head other = moco::Head::open(folder + "/head.safetensors");

@@ -119,11 +119,57 @@ inline void set_log(LogReceiver receiver) {
   return moco_pixels{data, row_stride, width, height, channels, MOCO_PIXEL_TYPE_U16, black, white};
 }
 
+/// Signed 16-bit pixels, as CT has them; `black` and `white` as above.
+[[nodiscard]] inline moco_pixels pixels(const std::int16_t* data, std::uint32_t width, std::uint32_t height,
+                                        std::uint32_t channels, float black, float white, std::size_t row_stride = 0) {
+  return moco_pixels{data, row_stride, width, height, channels, MOCO_PIXEL_TYPE_I16, black, white};
+}
+
 /// Floating-point pixels, as above.
 [[nodiscard]] inline moco_pixels pixels(const float* data, std::uint32_t width, std::uint32_t height,
                                         std::uint32_t channels, float black, float white, std::size_t row_stride = 0) {
   return moco_pixels{data, row_stride, width, height, channels, MOCO_PIXEL_TYPE_F32, black, white};
 }
+
+/// A decoded image of a file.
+class Frame {
+ public:
+  explicit Frame(moco_frame* frame) : frame_(frame, &moco_frame_free) {}
+  /// Its pixels, which live as long as this object, with the window that the file suggests; see moco_frame_pixels().
+  [[nodiscard]] moco_pixels pixels() const {
+    moco_pixels pixels{};
+    detail::check(moco_frame_pixels(frame_.get(), &pixels));
+    return pixels;
+  }
+
+ private:
+  std::unique_ptr<moco_frame, decltype(&moco_frame_free)> frame_;
+};
+
+/// An image file: JPEG, PNG, TIFF, DICOM or NIfTI.
+class ImageFile {
+ public:
+  explicit ImageFile(const std::string& path) : image_(nullptr, &moco_image_free) {
+    moco_image* image = nullptr;
+    detail::check(moco_image_open(path.c_str(), &image));
+    image_.reset(image);
+  }
+  /// Size, channels, depth, number of images; its text lives as long as this object.
+  [[nodiscard]] moco_image_facts info() const {
+    moco_image_facts facts{};
+    detail::check(moco_image_info(image_.get(), &facts));
+    return facts;
+  }
+  /// Decodes one of its images.
+  [[nodiscard]] Frame read(std::size_t frame = 0) const {
+    moco_frame* decoded = nullptr;
+    detail::check(moco_image_read(image_.get(), frame, &decoded));
+    return Frame(decoded);
+  }
+
+ private:
+  std::unique_ptr<moco_image, decltype(&moco_image_free)> image_;
+};
 
 /// Features of a number of images: one array a tap.
 class Features {

@@ -6,13 +6,14 @@ mod histogram;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use moco_image::{Limits, decode_file};
+use moco_image::{Limits, ReadOptions};
 use moco_models::calibration::{CALIBRATION_VERSION, Calibration};
 use moco_models::onnx::{InputSize, observed_nodes, observing_model};
 
 use self::histogram::Histogram;
+use crate::folder::Reader;
 use crate::pool::{Model, Pool};
-use crate::{Backbone, Error, Extractor, ExtractorOptions, Precision, Result};
+use crate::{Backbone, Error, Extractor, ExtractorOptions, Input, Precision, Result};
 
 /// Options of [`calibrate`].
 #[derive(Clone, Debug)]
@@ -91,7 +92,10 @@ pub fn calibrate(
         let extractor = |precision| {
             let (taps, threads) = (taps.clone(), options.threads);
             let (ort_library, limits) = (options.ort_library.clone(), options.limits);
-            Extractor::new(backbone, &ExtractorOptions { taps, threads, ort_library, limits, precision, batch: 0 })
+            Extractor::new(
+                backbone,
+                &ExtractorOptions { taps, threads, ort_library, limits, precision, ..ExtractorOptions::default() },
+            )
         };
         let (exact, int8) = (extractor(Precision::F32)?, extractor(Precision::Int8(Arc::new(calibration.clone())))?);
         let done = observed.len();
@@ -186,11 +190,12 @@ fn observe_image(
     nodes: &[String],
     histograms: &mut [Histogram],
 ) -> Result<()> {
-    let image = decode_file(path, limits)?;
-    let rule = &backbone.card().preprocess;
+    let options = ReadOptions { limits: *limits, ..ReadOptions::default() };
+    let image = Reader::default().read(&path.to_owned(), &options)?;
+    let rule = backbone.rule();
     let of_file = |source| Error::File { path: path.to_owned(), source };
-    rule.accepts(image.channels()).map_err(of_file)?;
-    let size = rule.output_size((image.height(), image.width())).map_err(of_file)?;
+    image.check(rule).map_err(of_file)?;
+    let size = rule.output_size(image.size()).map_err(of_file)?;
     let mut not_finite = None;
     pool.with(|worker| {
         worker.run_with(&[&image], size, |input, outputs| {

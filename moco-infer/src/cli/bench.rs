@@ -44,6 +44,7 @@ impl Bench {
         let clock = extractor.clone();
         let (images, pass): (usize, Box<dyn Fn() -> Result<()>>) = match files {
             Some(files) => {
+                let files = self.extraction.frames(&files);
                 let n = files.len();
                 let pass = move || {
                     let mut unreadable = Vec::new();

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use moco_hub::open_on_terminal;
-use moco_infer::{Backbone, image_files};
+use moco_infer::image_files;
 
 use super::Extraction;
 
@@ -24,7 +23,7 @@ use super::Extraction;
 pub struct Calibrate {
     #[command(flatten)]
     extraction: Extraction,
-    /// Folder of .jpg, .jpeg and .png files, at any depth. Images are taken evenly from all of it.
+    /// Folder of image files, at any depth; those of several images (frames, slices) are left out. Images are taken evenly from all of it.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// The file to write, e.g. int8.json.
@@ -47,7 +46,7 @@ impl Calibrate {
             bail!("{} exists; give another --output, or --force to overwrite", self.output.display());
         }
         let files = image_files(&self.data)?;
-        let backbone = Backbone::from(open_on_terminal(&self.extraction.backbone)?);
+        let backbone = self.extraction.backbone()?;
         let calibrated = self.extraction.calibrate(&backbone, &files, self.images, self.held_out)?;
         calibrated.calibration.write(&self.output)?;
         println!("written: {}", self.output.display());

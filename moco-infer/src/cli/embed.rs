@@ -24,7 +24,8 @@ use super::{Extraction, PrecisionName, Running};
 /// Three times faster: add --precision int8 --calibration int8.json, after `moco-infer calibrate`.
 #[derive(Args)]
 pub struct Embed {
-    /// Folder of .jpg, .jpeg and .png files, at any depth.
+    /// Folder of image files (JPEG, PNG, TIFF, DICOM, NIfTI), at any depth. Each frame, page or slice has a row of its
+    /// own, named `file#number`.
     dir: PathBuf,
     #[command(flatten)]
     extraction: Extraction,
@@ -52,6 +53,7 @@ impl Embed {
         }
         let files = image_files(&self.dir)?;
         let extractor = self.extraction.extractor(&self.running, &files)?;
+        let files = self.extraction.frames(&files);
         let mut spools: Vec<Spool> =
             extractor.taps().iter().map(|tap| Spool::new(tap, &self.out)).collect::<Result<_>>()?;
 
@@ -65,12 +67,12 @@ impl Embed {
         extractor.stream_files(&files, &mut |row| {
             let result = match row.features {
                 Ok(taps) => {
-                    let _ = writeln!(kept, "{}", relative(&files[row.index], &self.dir));
+                    let _ = writeln!(kept, "{}", files[row.index].name(&self.dir));
                     spools.iter_mut().zip(taps).try_for_each(|(spool, (shape, values))| spool.push(&shape, &values))
                 }
                 Err(reason) => {
                     n_skipped += 1;
-                    let _ = writeln!(skipped, "{}\t{reason}", relative(&files[row.index], &self.dir));
+                    let _ = writeln!(skipped, "{}\t{reason}", files[row.index].name(&self.dir));
                     progress.set_message(format!("({n_skipped} skipped)"));
                     match n_skipped > self.max_skipped {
                         true => Err(anyhow::anyhow!(
@@ -85,7 +87,7 @@ impl Embed {
             match result {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
-                    problem = Some(error.context(files[row.index].display().to_string()));
+                    problem = Some(error.context(files[row.index].name(Path::new(""))));
                     ControlFlow::Break(())
                 }
             }
@@ -155,9 +157,4 @@ fn beside(out: &Path, suffix: &str) -> PathBuf {
     name.push(".");
     name.push(suffix);
     PathBuf::from(name)
-}
-
-fn relative(file: &Path, dir: &Path) -> String {
-    // One line a file, whatever its name.
-    file.strip_prefix(dir).unwrap_or(file).display().to_string().replace('\n', "\\n")
 }

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use moco_hub::open_on_terminal;
-use moco_image::Limits;
+use moco_image::{Axis, Limits, ReadOptions, ValueRange};
 use moco_infer::{
-    Backbone, Calibrated, Calibration, CalibrationOptions, Extractor, ExtractorOptions, Precision, calibrate,
+    Backbone, Calibrated, Calibration, CalibrationOptions, Extractor, ExtractorOptions, FrameOf, Precision, calibrate,
+    frames_of,
 };
 
 /// Features of images from a MoCo backbone, through ONNX Runtime.
@@ -58,6 +59,22 @@ struct Extraction {
     /// Refuse images of more pixels than this [default: moco-image's limit].
     #[arg(long, value_name = "N")]
     max_pixels: Option<u64>,
+    /// Which values of images of another depth than the card's become black and white: full (all that their bits hold),
+    /// file (the window a DICOM file suggests), window:-160,240 or center:40,width:400 (in the file's units, e.g. HU),
+    /// min-max, percentile:1,99. Without it such images are refused.
+    #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
+    values: Option<ValueRange>,
+    /// Along which axis volumes (NIfTI) are cut into images.
+    #[arg(long, value_enum, default_value_t)]
+    axis: AxisName,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum AxisName {
+    X,
+    Y,
+    #[default]
+    Z,
 }
 
 /// How the network is run, for commands that only use it.
@@ -83,6 +100,27 @@ enum PrecisionName {
 }
 
 impl Extraction {
+    fn backbone(&self) -> Result<Backbone> {
+        let backbone = Backbone::from(open_on_terminal(&self.backbone)?);
+        Ok(match self.values {
+            Some(range) => backbone.with_other_depths(range)?,
+            None => backbone,
+        })
+    }
+
+    fn axis(&self) -> Axis {
+        match self.axis {
+            AxisName::X => Axis::X,
+            AxisName::Y => Axis::Y,
+            AxisName::Z => Axis::Z,
+        }
+    }
+
+    /// All images of the files.
+    fn frames(&self, files: &[PathBuf]) -> Vec<FrameOf> {
+        frames_of(files, &ReadOptions { limits: self.limits(), axis: self.axis() })
+    }
+
     fn limits(&self) -> Limits {
         let mut limits = Limits::default();
         if let Some(pixels) = self.max_pixels {
@@ -93,7 +131,7 @@ impl Extraction {
 
     /// `files` are the images of the command, to calibrate on where no file is given.
     fn extractor(&self, running: &Running, files: &[PathBuf]) -> Result<Extractor> {
-        let backbone = Backbone::from(open_on_terminal(&self.backbone)?);
+        let backbone = self.backbone()?;
         let precision = match (running.precision, &running.calibration) {
             (PrecisionName::F32, None) => Precision::F32,
             (PrecisionName::F32, Some(_)) => bail!("--calibration belongs to --precision int8"),
@@ -111,6 +149,7 @@ impl Extraction {
             threads: self.threads,
             ort_library: self.ort.clone(),
             limits: self.limits(),
+            axis: self.axis(),
             precision,
         };
         Ok(Extractor::new(&backbone, &options)?)

@@ -12,6 +12,7 @@ use moco_train::data::{Channels, DataOptions, Dataset, Split};
 use moco_train::eval::{Extraction, FeatureSet, features};
 
 use super::compute::ComputeArgs;
+use super::depth::DepthArgs;
 
 /// Writes the features of a data set, computed by the engine that trains
 ///
@@ -43,6 +44,9 @@ pub struct Args {
     max_skipped: usize,
 
     #[command(flatten)]
+    depth: DepthArgs,
+
+    #[command(flatten)]
     compute: ComputeArgs,
 }
 
@@ -59,10 +63,12 @@ pub fn run(args: &Args) -> Result<()> {
     }
     args.compute.prepare()?;
     let file = open_on_terminal(&args.backbone)?;
-    let rule = &file.card().preprocess;
+    let rule = &args.depth.rule(&file.card().preprocess);
+    let axis = args.depth.axis()?;
     let channels = if rule.channels == 1 { Channels::Grey } else { Channels::Rgb };
-    let dataset = Dataset::open(&args.data, &DataOptions { channels, split: Split::All, ..DataOptions::default() })
-        .with_context(|| format!("--data {}", args.data.display()))?;
+    let dataset =
+        Dataset::open(&args.data, &DataOptions { channels, axis, split: Split::All, ..DataOptions::default() })
+            .with_context(|| format!("--data {}", args.data.display()))?;
     let bar = ProgressBar::new(dataset.len() as u64);
     bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} images  {per_sec}  {eta} left")?);
     let extraction = Extraction { max_skipped: args.max_skipped, ..args.compute.extraction(&args.tap)? };

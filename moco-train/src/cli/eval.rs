@@ -16,6 +16,7 @@ use moco_train::finetune::{FitOptions, HeadInfo, LinearHead, Phase};
 use serde_json::json;
 
 use super::compute::ComputeArgs;
+use super::depth::DepthArgs;
 
 /// Measures a backbone on labelled images
 #[derive(clap::Args)]
@@ -59,6 +60,9 @@ struct Common {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    depth: DepthArgs,
 
     #[command(flatten)]
     compute: ComputeArgs,
@@ -133,13 +137,12 @@ impl Subject {
             1 => Channels::Grey,
             _ => Channels::Rgb,
         };
-        let open = |path: &Path, split| Dataset::open(path, &DataOptions { channels, split, ..DataOptions::default() });
+        let options = DataOptions { channels, axis: common.depth.axis()?, ..DataOptions::default() };
+        let open = |path: &Path, split| Dataset::open(path, &DataOptions { split, ..options.clone() });
         let train = open(&common.data, Split::Train)?;
         let test = match &common.test {
             Some(path) => Some(open(path, Split::Test).or_else(|_| open(path, Split::All))?),
-            None if Dataset::has_split(&common.data, &DataOptions { channels, ..DataOptions::default() }) => {
-                Some(open(&common.data, Split::Test)?)
-            }
+            None if Dataset::has_split(&common.data, &options) => Some(open(&common.data, Split::Test)?),
             None => None,
         };
         for data in [Some(&train), test.as_ref()].into_iter().flatten() {
@@ -184,7 +187,7 @@ type Source<'a> = dyn FnMut(&Dataset, &mut dyn FnMut(usize) -> ControlFlow<()>) 
 fn run_knn(args: &KnnArgs) -> Result<()> {
     let common = &args.common;
     let subject = Subject::open(common)?;
-    let (graph, rule) = (subject.file.graph(), &subject.file.card().preprocess);
+    let (graph, rule) = (subject.file.graph(), &common.depth.rule(&subject.file.card().preprocess));
     let extraction = common.compute.extraction(&common.tap)?;
     let weights = subject.file.weights()?;
     let measure = |what: &str, source: &mut Source<'_>| -> Result<KnnReport> {
@@ -249,7 +252,7 @@ fn run_linear(args: &LinearArgs) -> Result<()> {
         ..FitOptions::default()
     };
     options.validate()?;
-    let (graph, rule) = (subject.file.graph(), &subject.file.card().preprocess);
+    let (graph, rule) = (subject.file.graph(), &common.depth.rule(&subject.file.card().preprocess));
     let extraction = common.compute.extraction(&common.tap)?;
     let weights = subject.file.weights()?;
     let (file_hash, before) = (subject.file.sha256(), fingerprint(&weights));

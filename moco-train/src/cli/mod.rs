@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod compute;
+mod depth;
 mod embed;
 mod eval;
 mod export;

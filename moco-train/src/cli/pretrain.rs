@@ -15,7 +15,8 @@ use super::watch::Watch;
 
 /// Trains a backbone on unlabelled images
 ///
-/// Reads a folder of JPEG and PNG files (flat, nested, or one folder a class), CIFAR-10/100 binary files or IDX files.
+/// Reads a folder of image files (JPEG, PNG, TIFF, DICOM, NIfTI; flat, nested, or one folder a class), CIFAR-10/100 binary
+/// files or IDX files. Each frame, page or slice is an image.
 /// Writes the run folder: config.toml, metrics.jsonl, TensorBoard events, checkpoints and, at the end,
 /// backbone.safetensors with its card. It may be stopped or killed at any time and goes on with `moco-train resume`.
 #[derive(clap::Args)]

@@ -1,10 +1,11 @@
-//! DICOM files: single and multi-frame images, uncompressed, RLE, JPEG, JPEG 2000. Elements, RLE and the JPEG processes
-//! of medical files are read here, so that no length of a file is believed unchecked and no nesting is recursed into.
+//! DICOM files: single and multi-frame images, uncompressed, RLE, JPEG, JPEG-LS, JPEG 2000. Elements, RLE, JPEG-LS and
+//! the JPEG processes of medical files are read here, so that no length of a file is believed unchecked and no nesting is recursed into.
 
 mod elements;
 mod header;
 mod jpeg2000;
 mod jpeg_huffman;
+mod jpeg_ls;
 mod pixels;
 mod rle;
 
@@ -101,6 +102,9 @@ impl Dicom {
                 Some((0xC0..=0xC2, 8)) => self.read_picture(data),
                 _ => pixels::finish(header, jpeg_huffman::decode(data, size, header.samples)?, false),
             },
+            "1.2.840.10008.1.2.4.80" | "1.2.840.10008.1.2.4.81" => {
+                pixels::finish(header, jpeg_ls::decode(data, size, header.samples)?, false)
+            }
             other => Err(Error::Unsupported(format!("a DICOM file of transfer syntax {}", syntax_name(other)))),
         }
     }
@@ -170,7 +174,6 @@ const RLE: &str = "1.2.840.10008.1.2.5";
 /// PS3.6 annex A.
 fn syntax_name(uid: &str) -> String {
     let name = match uid {
-        "1.2.840.10008.1.2.4.80" | "1.2.840.10008.1.2.4.81" => "JPEG-LS",
         "1.2.840.10008.1.2.4.92" | "1.2.840.10008.1.2.4.93" => "JPEG 2000 multi-component",
         "1.2.840.10008.1.2.4.110" | "1.2.840.10008.1.2.4.111" | "1.2.840.10008.1.2.4.112" => "JPEG XL",
         "1.2.840.10008.1.2.4.201" | "1.2.840.10008.1.2.4.202" | "1.2.840.10008.1.2.4.203" => {
