@@ -186,7 +186,7 @@ GREY = np.zeros((8, 8), np.uint8)
     "given, error, message",
     [
         (np.zeros((8, 8, 3)), TypeError, r"images\[0\] is of float64: uint8 is expected"),
-        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.int16)], TypeError, r"images\[1\] is of int16"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.int32)], TypeError, r"images\[1\] is of int32"),
         (np.zeros(8, np.uint8), ValueError, r"images\[0\] has the shape \(8,\): height × width"),
         (np.zeros((1, 2, 8, 8, 3), np.uint8), ValueError, "images × height × width × channels"),
         (np.zeros((0, 8, 3), np.uint8), ValueError, "holds no pixel"),

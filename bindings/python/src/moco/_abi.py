@@ -21,6 +21,7 @@ MOCO_CODE_INTERNAL = 255
 MOCO_PIXEL_TYPE_U8 = 0
 MOCO_PIXEL_TYPE_U16 = 1
 MOCO_PIXEL_TYPE_F32 = 2
+MOCO_PIXEL_TYPE_I16 = 3
 
 # moco_log_level
 MOCO_LOG_LEVEL_ERROR = 1
@@ -41,7 +42,15 @@ class moco_features(Structure):
     pass
 
 
+class moco_frame(Structure):
+    pass
+
+
 class moco_head(Structure):
+    pass
+
+
+class moco_image(Structure):
     pass
 
 
@@ -104,6 +113,18 @@ class moco_fit_options(Structure):
         ("learning_rate", ctypes.c_float),
         ("weight_decay", ctypes.c_float),
         ("keep_scale", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    ]
+
+
+class moco_image_facts(Structure):
+    _fields_ = [
+        ("modality", ctypes.c_char_p),
+        ("frames", ctypes.c_uint32),
+        ("width", ctypes.c_uint32),
+        ("height", ctypes.c_uint32),
+        ("channels", ctypes.c_uint32),
+        ("bits", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
     ]
 
@@ -384,6 +405,47 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         None,
         [
             POINTER(moco_head),  # head
+        ],
+    ),
+    "moco_image_open": (
+        POINTER(moco_error),
+        [
+            ctypes.c_char_p,  # path
+            POINTER(POINTER(moco_image)),  # out
+        ],
+    ),
+    "moco_image_info": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_image),  # image
+            POINTER(moco_image_facts),  # out
+        ],
+    ),
+    "moco_image_read": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_image),  # image
+            ctypes.c_size_t,  # frame
+            POINTER(POINTER(moco_frame)),  # out
+        ],
+    ),
+    "moco_frame_pixels": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_frame),  # frame
+            POINTER(moco_pixels),  # out
+        ],
+    ),
+    "moco_frame_free": (
+        None,
+        [
+            POINTER(moco_frame),  # frame
+        ],
+    ),
+    "moco_image_free": (
+        None,
+        [
+            POINTER(moco_image),  # image
         ],
     ),
     "moco_log_set": (

@@ -83,8 +83,8 @@ class Backbone(Owner):
 
         `images`: a path, the bytes of a file, or an array; a sequence of one of these kinds; or a batch in one array
         [images, height, width, channels]. Arrays are [height, width, channels] in RGB order, or [height, width] for grey;
-        those in a sequence may differ in size. uint8 is taken as it is; uint16 and float32 need `window`, the values that
-        become 0 and 255 (the first above the second inverts).
+        those in a sequence may differ in size. uint8 is taken as it is; uint16, int16 and float32 need `window`, the
+        values that become 0 and 255 (the first above the second inverts).
 
         Arrays are read where they are if their rows have no gaps inside, so also a crop of a larger image; others, such
         as `image[..., ::-1]`, are copied. Nobody may write to them meanwhile.

@@ -19,6 +19,7 @@ Window = Tuple[float, float]
 _PIXEL_TYPES = {
     np.dtype(np.uint8): _abi.MOCO_PIXEL_TYPE_U8,
     np.dtype(np.uint16): _abi.MOCO_PIXEL_TYPE_U16,
+    np.dtype(np.int16): _abi.MOCO_PIXEL_TYPE_I16,
     np.dtype(np.float32): _abi.MOCO_PIXEL_TYPE_F32,
 }
 
@@ -120,11 +121,11 @@ def _readable(image: npt.NDArray[Any], i: int, window: Optional[Window]) -> npt.
     native = image.dtype.newbyteorder("=")
     if native not in _PIXEL_TYPES:
         raise TypeError(
-            f"images[{i}] is of {image.dtype}: uint8 is expected, or uint16 or float32 with `window`; convert others by "
-            ".astype(numpy.float32)"
+            f"images[{i}] is of {image.dtype}: uint8 is expected, or uint16, int16 or float32 with `window`; "
+            "convert others by .astype(numpy.float32)"
         )
     if native == np.uint8 and window is not None:
-        raise ValueError(f"images[{i}] is of uint8, which is taken as it is: `window` is for uint16 and float32")
+        raise ValueError(f"images[{i}] is of uint8, which is taken as it is: `window` is for uint16, int16 and float32")
     if max(image.shape) >= 1 << 32:
         raise ValueError(f"images[{i}] has the shape {image.shape}: a side is too long")
     image = image.astype(native, copy=False)
