@@ -1,7 +1,7 @@
 //! From a place in a data set to pixels: files opened once for all their images, values brought to 8 bits where views
 //! are made of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use moco_image::{Filter, Image, ImageFile, Limits, Raster, ReadOptions};
 
@@ -12,8 +12,8 @@ use crate::data::{Error, Result};
 #[derive(Debug, Default)]
 pub struct ReadBuffers {
     bytes: Vec<u8>,
-    /// The last file, if it holds more images: by its number.
-    open: Option<(u32, ImageFile)>,
+    /// The last file, if it holds more images.
+    open: Option<(PathBuf, ImageFile)>,
 }
 
 impl Dataset {
@@ -69,7 +69,7 @@ impl Dataset {
             }
             Images::Files { paths, images } => {
                 let (file, frame) = images[index];
-                self.read_frame(&paths[file as usize], (file, frame), buffers, raster)?;
+                self.read_frame(&paths[file as usize], frame, buffers, raster)?;
             }
         }
         if raster.channels() == 3 && self.channels == 1 && self.options.channels == Channels::Auto {
@@ -91,11 +91,11 @@ impl Dataset {
     fn read_frame(
         &self,
         path: &Path,
-        (file, frame): (u32, u32),
+        frame: u32,
         buffers: &mut ReadBuffers,
         raster: &mut Raster,
     ) -> moco_image::Result<()> {
-        if let Some((_, opened)) = buffers.open.as_ref().filter(|(number, _)| *number == file) {
+        if let Some((_, opened)) = buffers.open.as_ref().filter(|(opened, _)| opened == path) {
             return opened.read_into(frame as usize, raster);
         }
         if let Some((_, old)) = buffers.open.take() {
@@ -106,7 +106,7 @@ impl Dataset {
         let opened = ImageFile::open(std::mem::take(&mut buffers.bytes), &options)?;
         let result = opened.read_into(frame as usize, raster);
         if opened.frames() > 1 {
-            buffers.open = Some((file, opened));
+            buffers.open = Some((path.to_owned(), opened));
         } else {
             buffers.bytes = opened.into_bytes();
         }
