@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use ureq::http::{Method, Request, Response, Uri};
+use ureq::http::{Method, Request, Response, Uri, request};
 use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 use ureq::{Agent, Body, SendBody};
 
@@ -69,11 +69,11 @@ impl Client {
         format!("{}/{path}", self.endpoint)
     }
 
-    /// Sends a request without following redirects; tries again while the Hub is busy. `body` is made for each attempt.
-    pub(crate) fn send(&self, call: &Call<'_>, body: &mut dyn FnMut() -> Result<Outgoing>) -> Result<Response<Body>> {
+    /// Sends a request without following redirects; tries again while the Hub is busy.
+    pub(crate) fn send(&self, call: &Call<'_>, body: &mut Outgoing<'_>) -> Result<Response<Body>> {
         let mut attempt = 1;
         loop {
-            let answer = self.send_once(call, body()?);
+            let answer = self.send_once(call, body);
             let busy = match &answer {
                 Ok(answer) => matches!(answer.status().as_u16(), 429 | 500 | 502 | 503 | 504),
                 Err(_) => false,
@@ -87,8 +87,7 @@ impl Client {
         }
     }
 
-    fn send_once(&self, call: &Call<'_>, body: Outgoing) -> Result<Response<Body>> {
-        let failed = |reason: String| Error::Network { what: call.what.to_owned(), reason };
+    fn send_once(&self, call: &Call<'_>, body: &mut Outgoing<'_>) -> Result<Response<Body>> {
         let mut request = Request::builder().method(call.method.clone()).uri(call.url);
         for (name, value) in call.headers {
             request = request.header(*name, *value);
@@ -96,24 +95,26 @@ impl Client {
         if let Some(token) = self.token.as_ref().filter(|_| self.is_ours(call.url)) {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        let explain = |error: ureq::Error| {
+        match body {
+            Outgoing::Nothing => self.run(call, request, SendBody::none()),
+            Outgoing::Bytes { bytes, sent } => {
+                let request = request.header("Content-Length", bytes.len());
+                let mut reader = Reporting { bytes, at: 0, sent: &mut **sent };
+                self.run(call, request, SendBody::from_reader(&mut reader))
+            }
+        }
+    }
+
+    fn run(&self, call: &Call<'_>, request: request::Builder, body: SendBody<'_>) -> Result<Response<Body>> {
+        let failed = |reason: String| Error::Network { what: call.what.to_owned(), reason };
+        let request = request.body(body).map_err(|error| failed(format!("{} is no address: {error}", call.url)))?;
+        let request = self.agent.configure_request(request).timeout_recv_body(Some(call.patience)).build();
+        self.agent.run(request).map_err(|error| {
             let place = call.url.split('?').next().unwrap_or_default();
             failed(format!(
                 "{place} cannot be reached: {error}. Is the network there? With HF_HUB_OFFLINE=1 the cache is used"
             ))
-        };
-        let run = |request: Request<SendBody<'_>>| {
-            let request = self.agent.configure_request(request).timeout_recv_body(Some(call.patience)).build();
-            self.agent.run(request).map_err(explain)
-        };
-        let built = |error: ureq::http::Error| failed(format!("{} is no address: {error}", call.url));
-        match body {
-            Outgoing::Nothing => run(request.body(SendBody::none()).map_err(built)?),
-            Outgoing::Bytes(bytes) => {
-                let request = request.header("Content-Length", bytes.len());
-                run(request.body(SendBody::from_owned_reader(std::io::Cursor::new(bytes))).map_err(built)?)
-            }
-        }
+        })
     }
 
     /// Sends a request without a body and follows redirects as long as `follow` says so of their target.
@@ -125,7 +126,7 @@ impl Client {
         let mut url = call.url.to_owned();
         for _ in 0..REDIRECTS {
             let call = Call { method: call.method.clone(), url: &url, ..*call };
-            let answer = self.send(&call, &mut || Ok(Outgoing::Nothing))?;
+            let answer = self.send(&call, &mut Outgoing::Nothing)?;
             let Some(target) = header(&answer, "Location").filter(|_| answer.status().is_redirection()) else {
                 return Ok(answer);
             };
@@ -139,8 +140,9 @@ impl Client {
 
     /// A JSON answer to a request with or without a body.
     pub(crate) fn json<T: DeserializeOwned>(&self, call: &Call<'_>, body: Option<&[u8]>) -> Result<T> {
-        let answer = self.send(call, &mut || Ok(body.map_or(Outgoing::Nothing, |b| Outgoing::Bytes(b.to_vec()))))?;
-        let answer = self.check(answer, call.what)?;
+        let nobody: &mut dyn FnMut(u64) = &mut |_| ();
+        let mut body = body.map_or(Outgoing::Nothing, |bytes| Outgoing::Bytes { bytes, sent: nobody });
+        let answer = self.check(self.send(call, &mut body)?, call.what)?;
         let unexpected = |reason: String| Error::Answer { what: call.what.to_owned(), reason };
         let mut text = Vec::new();
         answer
@@ -201,9 +203,29 @@ impl Client {
 }
 
 /// The body of a request.
-pub(crate) enum Outgoing {
+pub(crate) enum Outgoing<'a> {
     Nothing,
-    Bytes(Vec<u8>),
+    Bytes {
+        bytes: &'a [u8],
+        /// Told how many bytes are sent.
+        sent: &'a mut dyn FnMut(u64),
+    },
+}
+
+/// Bytes that tell how far they are read.
+struct Reporting<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    sent: &'a mut dyn FnMut(u64),
+}
+
+impl Read for Reporting<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = (&self.bytes[self.at..]).read(out)?;
+        self.at += n;
+        (self.sent)(self.at as u64);
+        Ok(n)
+    }
 }
 
 pub(crate) fn header<'a>(answer: &'a Response<Body>, name: &str) -> Option<&'a str> {

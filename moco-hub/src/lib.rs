@@ -22,6 +22,8 @@ mod error;
 mod fetch;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "http")]
+mod push;
 mod reference;
 mod settings;
 #[cfg(feature = "terminal")]
@@ -34,6 +36,8 @@ use moco_models::weights::choose_weights;
 
 use self::cache::Store;
 pub use self::error::{Error, Result};
+#[cfg(feature = "http")]
+pub use self::push::{PushOptions, Pushed, Upload};
 pub use self::reference::Reference;
 pub use self::settings::Settings;
 #[cfg(feature = "terminal")]

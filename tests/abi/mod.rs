@@ -95,12 +95,12 @@ fn pictures() -> Vec<PathBuf> {
     moco_infer::image_files(&root().join("examples/data/groceries/test")).unwrap()
 }
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
 /// Folder of libmoco.so, which is built first: cargo does not build a shared library for another crate's tests.
-fn library() -> &'static Path {
+pub(crate) fn library() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let program = std::env::current_exe().unwrap();
@@ -125,7 +125,7 @@ fn library() -> &'static Path {
     })
 }
 
-fn compile(compiler: &str, flags: &[&str], sources: &[&str], program: &Path) {
+pub(crate) fn compile(compiler: &str, flags: &[&str], sources: &[&str], program: &Path) {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(compiler);
     command.args(flags).args(STRICT).args(SANITIZE).arg("-o").arg(program);

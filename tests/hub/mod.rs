@@ -1,6 +1,9 @@
 //! The Hub: our client against a stand-in, and Python's client against the same stand-in and the same cache.
 
 mod download;
+mod programs;
+mod python;
+mod upload;
 
 use std::path::Path;
 

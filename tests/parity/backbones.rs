@@ -53,7 +53,7 @@ struct Recording<'a> {
 impl Recording<'_> {
     /// `c1` … `c5` and pooled features with the running statistics.
     fn evaluation(&mut self, findings: &mut Findings) -> Result<(), String> {
-        let Weights { params, mut buffers } = generator::parameters(self.graph, &self.seed);
+        let Weights { params, mut buffers, .. } = generator::parameters(self.graph, &self.seed);
         let mut plan = self.plan(Mode::Eval)?;
         plan.forward(&params, &mut buffers, &self.images(), self.batch).map_err(|e| e.to_string())?;
         for tap in ["c1", "c2", "c3", "c4", "c5"] {
@@ -74,7 +74,7 @@ impl Recording<'_> {
 
     /// One forward and backward pass with batch statistics; the loss is Σ pooled · cotangent.
     fn training(&mut self, findings: &mut Findings) -> Result<(), String> {
-        let Weights { params, buffers } = generator::parameters(self.graph, &self.seed);
+        let Weights { params, buffers, .. } = generator::parameters(self.graph, &self.seed);
         let plan = self.plan(Mode::Train)?;
         let fast = self.train(plan, params, buffers, self.images(), |v| v as f32)?;
         let exact = self.train_exactly(ReferenceKernels::default())?;

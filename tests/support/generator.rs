@@ -51,7 +51,7 @@ pub fn parameters(graph: &Graph, seed: &str) -> Weights {
     let fill = |layout: &moco_models::FlatLayout| {
         layout.iter().flat_map(|(spec, _)| parameter(seed, &spec.name, &spec.shape)).collect()
     };
-    Weights { params: fill(&graph.parameter_layout()), buffers: fill(&graph.buffer_layout()) }
+    Weights { params: fill(&graph.parameter_layout()), buffers: fill(&graph.buffer_layout()), ..Weights::default() }
 }
 
 /// Images in PyTorch's order, 2 · uniform(name) [n, channels, height, width], as [n, height, width, channels].

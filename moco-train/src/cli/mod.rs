@@ -11,6 +11,8 @@ mod gpu_check;
 mod import;
 mod overrides;
 mod pretrain;
+#[cfg(feature = "hub")]
+mod push;
 mod recipes;
 mod report;
 mod resume;
@@ -33,7 +35,8 @@ Examples:
   moco-train check    --data photos --recipe moco-v2 --arch resnet18 --batch 64
   moco-train pretrain --data photos --recipe moco-v2 --arch resnet18 --batch 64 --lr 0.0075 --out runs/first
   moco-train resume   runs/first
-  moco-train export   runs/first/backbone.safetensors --to onnx --out backbone.onnx";
+  moco-train export   runs/first/backbone.safetensors --to onnx --out backbone.onnx
+  moco-train push     runs/first hf://somebody/moco-photos --create";
 
 #[derive(Subcommand)]
 enum Command {
@@ -47,6 +50,8 @@ enum Command {
     GpuCheck(gpu_check::Args),
     Import(import::Args),
     Export(export::Args),
+    #[cfg(feature = "hub")]
+    Push(push::Args),
     Recipes(recipes::Args),
 }
 
@@ -63,6 +68,8 @@ pub fn main() -> ExitCode {
         Command::GpuCheck(args) => gpu_check::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Import(args) => import::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(&args).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "hub")]
+        Command::Push(args) => push::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Recipes(args) => recipes::run(&args).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

@@ -253,6 +253,6 @@ pub fn parse_size(text: &str) -> Result<[i64; 2]> {
     match sides.as_deref() {
         Some([side]) => Ok([*side, *side]),
         Some([height, width]) => Ok([*height, *width]),
-        _ => bail!("--size {text}: expected a number of pixels such as 224, or height and width such as 128x96"),
+        _ => bail!("{text}: expected a number of pixels such as 224, or height and width such as 128x96"),
     }
 }

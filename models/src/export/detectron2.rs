@@ -19,6 +19,20 @@ pub fn detectron2_name(name: &str) -> String {
     name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 }
 
+/// Undoes [`detectron2_name`] for the tensors of a ResNet; other names come out as something that it does not lead back.
+pub fn torchvision_name(name: &str) -> String {
+    let mut name = name.strip_prefix("stem.").unwrap_or(name).to_owned();
+    for stage in 2..=5 {
+        if let Some(rest) = name.strip_prefix(&format!("res{stage}.")) {
+            name = format!("layer{}.{rest}", stage - 1);
+        }
+    }
+    for convolution in 1..=3 {
+        name = name.replace(&format!("conv{convolution}.norm."), &format!("bn{convolution}."));
+    }
+    name.replace("shortcut.norm.", "downsample.1.").replace("shortcut.", "downsample.0.")
+}
+
 /// Writes `{"model": {name: array}, "__author__": "MOCO", "matching_heuristics": True}` as a pickle that Python 3 reads
 /// where numpy is installed. The detector must be configured as MoCo's: `INPUT.FORMAT` RGB, `RESNETS.STRIDE_IN_1X1`
 /// False, ImageNet's mean and deviation. Its own ResNets have the 7×7 stem, full width and RGB images; another network
@@ -110,6 +124,7 @@ mod tests {
         assert!(map.len() > 300);
         for (name, expected) in map {
             assert_eq!(detectron2_name(&name), expected.as_str().unwrap());
+            assert_eq!(torchvision_name(expected.as_str().unwrap()), name);
         }
     }
 

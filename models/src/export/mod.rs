@@ -4,7 +4,7 @@ mod detectron2;
 mod pickle;
 mod torch;
 
-pub use detectron2::{detectron2, detectron2_name};
+pub use detectron2::{detectron2, detectron2_name, torchvision_name};
 pub use torch::torchvision;
 
 #[cfg(test)]

@@ -31,6 +31,14 @@ pub(super) fn find_encoder(
     let listed = |prefixes: &[String]| prefixes.iter().map(|p| format!("`{p}`")).collect::<Vec<_>>().join(", ");
     if prefixes.is_empty() {
         let names = tensors.names();
+        if names.contains(&"res2_0_branch2a_w") || names.contains(&"conv1_w") {
+            return Err(
+                "has the Caffe2 names of Detectron's first models (`conv1_w`, `res2_0_branch2a_w`). Those networks \
+                        read BGR in another range and stride in the 1×1 convolutions, so they are not imported; take \
+                        Detectron2's R-50 of torchvision, or a file that MoCo's conversion wrote"
+                    .into(),
+            );
+        }
         let first: Vec<_> = names.iter().take(5).map(|n| format!("`{n}`")).collect();
         return Err(format!(
             "holds no ResNet with torchvision's names (`conv1.weight`, `bn1.weight`, `layer1.0.conv1.weight`, …); its \

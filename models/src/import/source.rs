@@ -44,7 +44,7 @@ impl Source {
                 "is a Git LFS pointer; fetch the file with `git lfs pull`"
             }
             _ if start.starts_with(b"\x1f\x8b") => "is compressed with gzip; unpack it first",
-            _ => "is neither a PyTorch checkpoint nor a safetensors file",
+            _ => "is neither a PyTorch checkpoint, nor a Detectron2 pickle, nor a safetensors file",
         }))
     }
 
@@ -69,6 +69,7 @@ impl Source {
             Source::Torch(checkpoint) => match checkpoint.packing() {
                 Packing::Legacy => "PyTorch checkpoint, legacy stream",
                 Packing::Zip => "PyTorch checkpoint, zip",
+                Packing::Arrays => "Detectron2 pickle",
             },
         }
     }
@@ -91,6 +92,14 @@ impl Source {
         match self {
             Source::Safetensors { .. } => None,
             Source::Torch(checkpoint) => checkpoint.integer(key),
+        }
+    }
+
+    /// Number of tensors that the optimiser beside the weights moved.
+    pub(super) fn optimised(&self) -> Option<usize> {
+        match self {
+            Source::Safetensors { .. } => None,
+            Source::Torch(checkpoint) => checkpoint.optimised(),
         }
     }
 

@@ -100,6 +100,135 @@ fn linear_evaluations_are_refused_unless_allowed() {
 }
 
 #[test]
+fn supervised_training_is_told_from_linear_evaluation_by_what_its_optimiser_moved() {
+    let imported = import(&fixture("supervised.pth.tar"), &options()).unwrap();
+    assert_eq!((imported.kind, imported.card.method.as_str()), (SourceKind::Classifier, "supervised"));
+    assert_eq!(imported.weights.params, network().1.params);
+    assert!(imported.weights.counters.len() == 20 && imported.weights.counters.values().all(|n| *n == 1234));
+    let error = refusal("linear_evaluation.pth.tar", &options());
+    assert!(error.contains("is the checkpoint of a linear evaluation") && error.contains("moved 2 tensors"), "{error}");
+    let error = refusal("trained_without_optimizer.pth.tar", &options());
+    assert!(error.contains("cannot be told") && error.contains("--force"), "{error}");
+}
+
+#[test]
+fn moco_v3_gives_its_base_encoder_with_the_counters_it_has() {
+    let imported = import(&fixture("moco_v3.pth.tar"), &options()).unwrap();
+    assert_eq!((imported.kind, imported.card.method.as_str()), (SourceKind::MocoV3, "moco-v3"));
+    assert_eq!(imported.weights.params, network().1.params);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("b.safetensors");
+    imported.save(&path).unwrap();
+    let file = BackboneFile::open(&path).unwrap();
+    let counter = file.tensors().tensor("layer2.0.downsample.1.num_batches_tracked").unwrap();
+    assert_eq!(*counter.data, 1234i64.to_le_bytes());
+    assert_eq!(file.weights().unwrap(), imported.weights);
+    let key = ImportOptions { encoder: EncoderChoice::Key, ..options() };
+    let imported = import(&fixture("moco_v3.pth.tar"), &key).unwrap();
+    assert!(imported.weights.params.iter().zip(&network().1.params).all(|(k, q)| *k == q + 1.0));
+}
+
+#[test]
+fn detectron2_files_are_read_back() {
+    let (spec, weights) = network();
+    for (name, kind) in [
+        ("detectron2_protocol3.pkl", SourceKind::MocoV2),
+        ("detectron2_protocol4.pkl", SourceKind::MocoV2),
+        ("detectron2_protocol5.pkl", SourceKind::MocoV2),
+        ("detectron2_detector.pth", SourceKind::Plain),
+    ] {
+        let imported = import(&fixture(name), &options()).unwrap();
+        assert_eq!((imported.kind, &imported.card.arch), (kind, &spec), "{name}");
+        assert_eq!(imported.weights.params, weights.params, "{name}");
+        assert!(imported.notes.join("\n").contains("Detectron2's names were translated"));
+        let stem = imported.map.iter().find(|m| m.to.as_deref() == Ok("conv1.weight")).unwrap();
+        assert!(stem.from.ends_with("stem.conv1.weight"), "{stem}");
+    }
+    let error = refusal("caffe2_names.pkl", &options());
+    assert!(error.contains("Caffe2"), "{error}");
+    assert!(refusal("object_array.pkl", &options()).contains("without numpy arrays"));
+
+    // What we write for Detectron2 comes back, too.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pkl");
+    crate::export::detectron2(&path, &spec.build().unwrap(), &weights).unwrap();
+    assert_eq!(import(&path, &options()).unwrap().weights, weights);
+}
+
+#[test]
+fn the_key_map_accounts_for_every_tensor_of_the_file() {
+    let imported = import(&fixture("moco_v3.pth.tar"), &options()).unwrap();
+    let taken: Vec<&str> = imported.map.iter().filter_map(|m| m.to.as_deref().ok()).collect();
+    let tensors = crate::weights::torchvision_tensors(&imported.graph, &imported.weights).unwrap();
+    assert_eq!(taken.len(), tensors.len());
+    assert!(tensors.iter().all(|t| taken.contains(&t.name.as_str())));
+    let lines: Vec<String> = imported.map.iter().map(Mapping::to_string).collect();
+    for line in [
+        "module.base_encoder.conv1.weight [1, 3, 7, 7] F32 → conv1.weight",
+        "module.base_encoder.fc.0.weight [8, 8] F32 left out: a projector or classifier on top of the features",
+        "module.predictor.0.weight [8, 4] F32 left out: not of this network",
+    ] {
+        assert!(lines.iter().any(|l| l == line), "{line}: {lines:#?}");
+    }
+}
+
+#[test]
+fn preprocessing_is_told_in_parts() {
+    let told = PreprocessChange { crop: Some(Some([160, 160])), mean: Some(vec![0.5]), ..PreprocessChange::default() };
+    let imported = import(&fixture("moco_v1.pth.tar"), &ImportOptions { preprocess: told, ..options() }).unwrap();
+    let rule = &imported.card.preprocess;
+    assert_eq!(
+        (rule.crop, &rule.mean[..], rule.resize),
+        (Some([160, 160]), &[0.5; 3][..], ResizeRule::ShorterSide(256))
+    );
+    assert!(imported.notes.join("\n").contains("assumed for resize, filter, standard deviation"));
+    let wrong = PreprocessChange { std: Some(vec![0.5, 0.5]), ..PreprocessChange::default() };
+    let error = refusal("moco_v1.pth.tar", &ImportOptions { preprocess: wrong, ..options() });
+    assert!(error.contains("mean/std"), "{error}");
+}
+
+#[test]
+fn a_backbone_for_other_channels_says_so_in_its_card() {
+    let grey = ImportOptions { channels: Some(1), ..options() };
+    let imported = import(&fixture("moco_v1.pth.tar"), &grey).unwrap();
+    assert_eq!((imported.card.arch.in_channels, imported.card.preprocess.channels), (1, 1));
+    assert!(imported.card.notes.join("\n").contains("for 1 channels instead of 3: the first convolution was summed"));
+    assert_eq!(imported.weights.params.len() + 2 * 49, network().1.params.len());
+    let five = ImportOptions { channels: Some(5), ..options() };
+    assert_eq!(import(&fixture("moco_v1.pth.tar"), &five).unwrap().card.preprocess.mean.len(), 5);
+    let pointless = ImportOptions { first_convolution: Some(FirstConvolution::Sum), ..options() };
+    assert!(refusal("moco_v1.pth.tar", &pointless).contains("3 channels already"));
+    let impossible = ImportOptions { first_convolution: Some(FirstConvolution::Sum), ..five };
+    assert!(refusal("moco_v1.pth.tar", &impossible).contains("to 5 channels"));
+}
+
+#[test]
+fn any_file_is_opened_as_a_backbone_with_a_warning_on_what_is_assumed() {
+    let (spec, weights) = network();
+    for name in
+        ["moco_v1.pth.tar", "moco_v3.pth.tar", "detectron2_protocol4.pkl", "network.safetensors", "supervised.pth.tar"]
+    {
+        let opened = open(&fixture(name)).unwrap();
+        assert!(opened.file.is_converted() && opened.file.card().arch == spec, "{name}");
+        assert_eq!(opened.file.weights().unwrap().params, weights.params, "{name}");
+        assert_eq!(opened.file.sha256(), sha256_of_file(&fixture(name)).unwrap());
+        assert!(opened.warnings[0].contains("has no card") && opened.warnings[0].contains("shorter side 256"));
+        let span = opened.file.span("conv1.weight").unwrap();
+        let bytes: &[u8] = bytemuck::cast_slice(weights.param(&spec.build().unwrap(), "conv1.weight").unwrap());
+        assert_eq!(&opened.file.bytes()[span], bytes);
+    }
+    assert!(open(&fixture("linear_evaluation.pth.tar")).unwrap_err().to_string().contains("moco-train import --force"));
+    let folder = tempfile::tempdir().unwrap();
+    assert!(open(folder.path()).unwrap_err().to_string().contains("has no file of weights"));
+    let graph = spec.build().unwrap();
+    let own = folder.path().join("backbone.safetensors");
+    save_backbone(&own, &graph, &weights, &Card::new(spec, "moco-v2").unwrap()).unwrap();
+    let opened = open(folder.path()).unwrap();
+    assert!(opened.warnings.is_empty() && !opened.file.is_converted());
+    assert_eq!(opened.file.sha256(), sha256_of_file(&own).unwrap());
+}
+
+#[test]
 fn torchvision_classifiers_are_welcome_in_any_precision() {
     let imported = import(&fixture("torchvision_half.pth"), &options()).unwrap();
     assert_eq!((imported.kind, imported.card.method.as_str()), (SourceKind::Classifier, "supervised"));

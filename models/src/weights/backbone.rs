@@ -75,9 +75,12 @@ pub(crate) fn torchvision_tensors<'a>(graph: &Graph, weights: &'a Weights) -> Re
     }
     let mut complete = Vec::with_capacity(tensors.len());
     for tensor in tensors {
-        let counter = tensor.name.strip_suffix(".running_var").map(|norm| format!("{norm}.num_batches_tracked"));
+        let counter = tensor.name.strip_suffix(".running_var").map(|norm| {
+            let value = weights.counters.get(norm).copied().unwrap_or(0);
+            TensorOut::i64_scalar(format!("{norm}.num_batches_tracked"), value)
+        });
         complete.push(tensor);
-        complete.extend(counter.map(|name| TensorOut::i64_scalar(name, 0)));
+        complete.extend(counter);
     }
     Ok(complete)
 }

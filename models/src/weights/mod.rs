@@ -15,6 +15,8 @@ pub use safetensors::{SafetensorsFile, TensorOut, save_safetensors};
 pub use strict::load_strict;
 pub use tensor::{Dtype, Tensor, TensorInfo, TensorSource};
 
+use std::collections::BTreeMap;
+
 use crate::{Error, Graph, Result};
 
 /// Values of a [`Graph`]'s parameters and buffers.
@@ -24,12 +26,18 @@ pub struct Weights {
     pub params: Vec<f32>,
     /// Running statistics, in the order of [`Graph::buffer_layout`].
     pub buffers: Vec<f32>,
+    /// `num_batches_tracked` of batch normalisations by their name, e.g. `layer1.0.bn2`; absent means 0 or unknown.
+    pub counters: BTreeMap<String, i64>,
 }
 
 impl Weights {
     /// All zero, of the right length.
     pub fn zeros(graph: &Graph) -> Weights {
-        Weights { params: vec![0.0; graph.parameter_layout().len()], buffers: vec![0.0; graph.buffer_layout().len()] }
+        Weights {
+            params: vec![0.0; graph.parameter_layout().len()],
+            buffers: vec![0.0; graph.buffer_layout().len()],
+            counters: BTreeMap::new(),
+        }
     }
 
     /// One parameter or buffer by its name.
@@ -67,6 +75,10 @@ impl Weights {
                 }
             }
         }
+        let norms: Vec<String> = to.buffers().into_iter().map(|spec| spec.name).collect();
+        let belongs = |norm: &str| norms.iter().any(|name| name.strip_suffix(".running_mean") == Some(norm));
+        result.counters = self.counters.clone();
+        result.counters.retain(|norm, _| belongs(norm));
         if wrong.is_empty() { Ok(result) } else { Err(Error::Mismatch(wrong.join("; "))) }
     }
 

@@ -1,6 +1,6 @@
 //! Strict loading: all that a graph needs, nothing else, every disagreement in one error.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{Dtype, TensorSource, Weights};
 use crate::{Error, FlatLayout, Graph, Result};
@@ -10,7 +10,7 @@ const LISTED: usize = 40;
 
 /// Reads the weights of `graph` from `source`, where tensor `t` of the graph is called `name_in_file(t)`.
 /// `belongs` tells which names of the file the graph should account for; a name it accepts and the graph lacks is an
-/// error. `num_batches_tracked` counters of batch normalisations are accepted and not kept.
+/// error. `num_batches_tracked` counters of batch normalisations are kept where the file has them.
 ///
 /// # Errors
 /// [`Error::Mismatch`] starting with `what` and listing every missing, unknown and misshapen tensor.
@@ -29,7 +29,20 @@ pub fn load_strict(
         }
         Ok(values)
     };
-    Ok(Weights { params: read(&graph.parameter_layout())?, buffers: read(&graph.buffer_layout())? })
+    let (params, buffers) = (read(&graph.parameter_layout())?, read(&graph.buffer_layout())?);
+    let mut counters = BTreeMap::new();
+    for spec in graph.buffers() {
+        let Some(norm) = spec.name.strip_suffix(".running_mean") else { continue };
+        let counter = name_in_file(&format!("{norm}.num_batches_tracked"));
+        if source.info(&counter).is_none() {
+            continue;
+        }
+        let value = source.tensor(&counter)?.data.as_ref().try_into().map(i64::from_le_bytes).unwrap_or(0);
+        if value > 0 {
+            counters.insert(norm.to_owned(), value);
+        }
+    }
+    Ok(Weights { params, buffers, counters })
 }
 
 /// The checks of [`load_strict`] alone: no value is read.

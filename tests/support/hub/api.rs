@@ -22,6 +22,9 @@ impl State {
             ("GET", ["api", "models", owner, name, "revision", revision]) => {
                 self.info(&id(owner, name), &unescape(revision), authorised)
             }
+            ("GET", ["api", "models", owner, name, "tree", revision]) => {
+                self.tree(&id(owner, name), &unescape(revision), authorised)
+            }
             ("POST", ["api", "validate-yaml"]) => Answer::json(&json!({ "errors": [], "warnings": [] })),
             ("POST", _) if !authorised => Answer::error(401, "", "Invalid username or password."),
             ("POST", ["api", "repos", "create"]) => self.create(&body(request), endpoint),
@@ -51,6 +54,24 @@ impl State {
             "id": id, "modelId": id, "sha": commit, "private": repository.private, "gated": repository.gated,
             "disabled": false, "downloads": 0, "likes": 0, "tags": [], "siblings": siblings,
         }))
+    }
+
+    fn tree(&self, id: &str, revision: &str, authorised: bool) -> Answer {
+        let repository = match self.repository(id, authorised) {
+            Ok(repository) => repository,
+            Err(answer) => return answer,
+        };
+        let Some((_, files)) = repository.at(revision) else {
+            return Answer::error(404, "RevisionNotFound", "Invalid rev id");
+        };
+        let entries = files.iter().map(|(path, file)| match &file.content {
+            Content::Regular(bytes) => json!({ "type": "file", "path": path, "oid": file.etag, "size": bytes.len() }),
+            Content::Lfs { oid, size } => json!({
+                "type": "file", "path": path, "oid": oid[..40], "size": size,
+                "lfs": { "oid": oid, "size": size, "pointerSize": 134 },
+            }),
+        });
+        Answer::json(&json!(entries.collect::<Vec<_>>()))
     }
 
     fn create(&mut self, wanted: &Value, endpoint: &str) -> Answer {

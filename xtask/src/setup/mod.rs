@@ -1,5 +1,6 @@
 //! Set-up: everything the tests and the demo need beyond cargo and python3. Fetches only what is missing.
 
+pub mod huggingface;
 pub mod onnxruntime;
 pub mod packages;
 
@@ -16,5 +17,6 @@ pub struct Tools {
 /// Provides everything, or says what is missing and how to get it.
 pub fn run() -> Result<Tools> {
     onnxruntime::provide()?;
+    huggingface::provide()?;
     Ok(Tools { cmake: packages::provide()? })
 }

@@ -2,6 +2,7 @@
 //! imported or run; a name that is not listed ends the reading.
 
 use super::heap::{Heap, Id, Node, StorageView, TensorView};
+use super::plain;
 use crate::weights::Dtype;
 
 /// A class or function of the allow-list.
@@ -17,6 +18,12 @@ pub(super) enum Global {
     Storage(Dtype),
     /// `torch.Size`, `tuple`, `list`: keeps its argument.
     Sequence,
+    /// `numpy.core.multiarray._reconstruct`: an array that is filled later.
+    Array,
+    /// `numpy.core.numeric._frombuffer`: (bytes, dtype, shape, order).
+    ArrayFromBuffer,
+    /// `numpy.dtype`: (name, …).
+    NumpyDtype,
     /// A harmless class or function whose results are not needed: `argparse.Namespace`, numpy scalars, devices, …
     Inert,
 }
@@ -36,6 +43,9 @@ pub(super) fn lookup(module: &str, name: &str) -> Result<Global, String> {
         ("torch.storage", "UntypedStorage") => Some(Global::Storage(Dtype::U8)),
         ("torch", "Size") => Some(Global::Sequence),
         ("builtins" | "__builtin__", "tuple" | "list") => Some(Global::Sequence),
+        ("numpy", "dtype") => Some(Global::NumpyDtype),
+        ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => Some(Global::Array),
+        ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer") => Some(Global::ArrayFromBuffer),
         _ if is_inert(module, name) => Some(Global::Inert),
         _ => None,
     };
@@ -90,8 +100,8 @@ fn is_inert(module: &str, name: &str) -> bool {
         ),
         "copyreg" | "copy_reg" => matches!(name, "_reconstructor" | "__newobj__"),
         "_codecs" => name == "encode",
-        "numpy" => matches!(name, "dtype" | "ndarray"),
-        "numpy.core.multiarray" | "numpy._core.multiarray" => matches!(name, "scalar" | "_reconstruct"),
+        "numpy" => name == "ndarray",
+        "numpy.core.multiarray" | "numpy._core.multiarray" => name == "scalar",
         "numpy.dtypes" => name.ends_with("DType"),
         "pathlib" | "pathlib._local" => {
             matches!(name, "Path" | "PosixPath" | "WindowsPath" | "PurePath" | "PurePosixPath" | "PureWindowsPath")
@@ -143,6 +153,13 @@ pub(super) fn call(heap: &mut Heap, global: Global, args: Id) -> Result<Node, St
             Some(items) => Ok(Node::Tuple(copied_items(heap, *items)?.into())),
             None => Ok(Node::Tuple([].into())),
         },
+        Global::Array | Global::ArrayFromBuffer | Global::NumpyDtype if !heap.keep_arrays => Ok(Node::Object),
+        Global::Array => Ok(Node::Array),
+        Global::ArrayFromBuffer => plain::from_buffer(heap, &args),
+        Global::NumpyDtype => {
+            let name = args.first().and_then(|name| heap.text(*name));
+            Ok(Node::NumpyDtype(name.and_then(plain::dtype)))
+        }
         Global::Inert => Ok(Node::Object),
         Global::Storage(_) => Err("a storage is built by a call; expected a reference to stored values".into()),
     }

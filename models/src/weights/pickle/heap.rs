@@ -27,8 +27,11 @@ pub(super) enum Node {
     Big(Box<[u8]>),
     Float,
     Text(Box<str>),
-    /// Bytes are never needed, only tolerated.
-    Bytes,
+    /// Bytes, by their place in the pickle.
+    Bytes {
+        start: usize,
+        len: usize,
+    },
     List(Vec<Id>),
     Tuple(Box<[Id]>),
     Dict(Vec<(Id, Id)>),
@@ -36,6 +39,10 @@ pub(super) enum Node {
     Global(Global),
     Storage(StorageView),
     Tensor(Box<TensorView>),
+    /// A numpy array before its state is set.
+    Array,
+    /// A type of numpy; none if no tensor has it.
+    NumpyDtype(Option<Dtype>),
     /// An object of a harmless class, of which nothing is needed.
     Object,
 }
@@ -117,6 +124,8 @@ impl TensorView {
 pub(super) struct Heap {
     nodes: Vec<Node>,
     pub storages: Vec<Storage>,
+    /// Whether numpy arrays are wanted as tensors; beside the tensors of PyTorch they are not.
+    pub keep_arrays: bool,
     by_key: HashMap<Box<str>, usize>,
     copied: usize,
 }
@@ -211,7 +220,7 @@ impl Node {
             Node::Int(_) | Node::Big(_) => "an integer",
             Node::Float => "a float",
             Node::Text(_) => "a text",
-            Node::Bytes => "bytes",
+            Node::Bytes { .. } => "bytes",
             Node::List(_) => "a list",
             Node::Tuple(_) => "a tuple",
             Node::Dict(_) => "a dict",
@@ -219,6 +228,8 @@ impl Node {
             Node::Global(_) => "a class or function",
             Node::Storage(_) => "a storage",
             Node::Tensor(_) => "a tensor",
+            Node::Array => "an array",
+            Node::NumpyDtype(_) => "a type of numpy",
             Node::Object => "an object",
         }
     }

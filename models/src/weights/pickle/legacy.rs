@@ -12,6 +12,11 @@ const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0
 
 const PROTOCOL: i64 = 1001;
 
+/// Whether a pickle begins as such a stream does: with the magic number, behind a header that depends on the protocol.
+pub(super) fn is(bytes: &[u8]) -> bool {
+    bytes[..bytes.len().min(32)].windows(MAGIC.len()).any(|window| window == MAGIC)
+}
+
 /// The object and the place of each storage of the heap in the file.
 pub(super) fn read(bytes: &[u8], heap: &mut Heap) -> Result<(Id, Vec<Range<usize>>), String> {
     let (magic, at) = machine::run(bytes, 0, heap)?;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::globals;
 use super::heap::{Heap, Id, Node};
+use super::plain;
 
 /// Longest name of a module or class.
 const MAX_NAME: usize = 256;
@@ -226,8 +227,21 @@ impl Machine<'_> {
     /// Attributes of an object. Those of an `OrderedDict` (`_metadata`: versions of modules) or of a tensor are not
     /// needed.
     fn build(&mut self) -> Result<(), String> {
-        self.pop()?;
-        match self.heap.get(self.top()?) {
+        let state = self.pop()?;
+        let target = self.top()?;
+        match self.heap.get(target) {
+            Node::Array => {
+                *self.heap.get_mut(target) = plain::filled(self.heap, state)?;
+                Ok(())
+            }
+            Node::NumpyDtype(_) => {
+                // (version, byte order, …)
+                let order = self.heap.items(state)?.get(1).and_then(|order| self.heap.text(*order));
+                if order == Some(">") {
+                    *self.heap.get_mut(target) = Node::NumpyDtype(None);
+                }
+                Ok(())
+            }
             Node::Object | Node::Dict(_) | Node::Tensor(_) | Node::Set => Ok(()),
             other => Err(format!("attributes are set on {}", other.kind())),
         }
@@ -272,13 +286,16 @@ impl Machine<'_> {
     }
 
     fn text_or_bytes(&mut self, len: usize) -> Result<(), String> {
-        let node = std::str::from_utf8(self.take(len)?).map_or(Node::Bytes, |text| Node::Text(text.into()));
+        let start = self.at;
+        let text = std::str::from_utf8(self.take(len)?);
+        let node = text.map_or(Node::Bytes { start, len }, |text| Node::Text(text.into()));
         self.push(node)
     }
 
     fn binary(&mut self, len: usize) -> Result<(), String> {
+        let start = self.at;
         self.take(len)?;
-        self.push(Node::Bytes)
+        self.push(Node::Bytes { start, len })
     }
 
     fn push(&mut self, node: Node) -> Result<(), String> {

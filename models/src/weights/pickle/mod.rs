@@ -1,11 +1,12 @@
-//! PyTorch checkpoints (`.pth`, `.pth.tar`, `.pt`), legacy and zip, read without Python and without running anything
-//! they hold.
+//! PyTorch checkpoints (`.pth`, `.pth.tar`, `.pt`), legacy and zip, and pickles of numpy arrays (`.pkl`), read without
+//! Python and without running anything they hold.
 
 mod archive;
 mod globals;
 mod heap;
 mod legacy;
 mod machine;
+mod plain;
 mod zip;
 
 use std::borrow::Cow;
@@ -43,6 +44,8 @@ pub enum Packing {
     Legacy,
     /// The zip archive of PyTorch 1.6 and later.
     Zip,
+    /// A plain pickle of numpy arrays, as Detectron2 writes.
+    Arrays,
 }
 
 /// The content of a file.
@@ -127,6 +130,14 @@ impl Checkpoint {
         self.heap.entry(self.root, key).is_some()
     }
 
+    /// Number of parameters of the optimiser beside the state dict: how many tensors the training moved.
+    pub fn optimised(&self) -> Option<usize> {
+        let optimiser = self.heap.entry(self.root, "optimizer")?;
+        let Node::List(groups) = self.heap.get(self.heap.entry(optimiser, "param_groups")?) else { return None };
+        let len = |group: &Id| Some(self.heap.items(self.heap.entry(*group, "params")?).ok()?.len());
+        groups.iter().map(len).sum()
+    }
+
     /// Bytes of the file.
     pub(crate) fn file_len(&self) -> usize {
         self.bytes.len()
@@ -179,8 +190,10 @@ fn read(path: &Path, bytes: Bytes, key: Option<&str>) -> std::result::Result<Che
         let (root, places) = archive::read(&bytes, &mut heap)?;
         (Packing::Zip, root, places)
     } else if bytes.first() == Some(&0x80) {
-        let (root, spans) = legacy::read(&bytes, &mut heap)?;
-        (Packing::Legacy, root, spans.into_iter().map(Place::File).collect())
+        let legacy = legacy::is(&bytes);
+        let (root, spans) = if legacy { legacy::read(&bytes, &mut heap)? } else { plain::read(&bytes, &mut heap)? };
+        let packing = if legacy { Packing::Legacy } else { Packing::Arrays };
+        (packing, root, spans.into_iter().map(Place::File).collect())
     } else if bytes.get(257..262) == Some(b"ustar") {
         return Err("a tar archive: unpack it, or, if PyTorch before 0.1.10 wrote it, save it again".into());
     } else {
