@@ -1,3 +1,4 @@
 //! From one end to the other: what training writes, inference opens.
 
 mod engines;
+mod foreign;

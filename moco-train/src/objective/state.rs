@@ -76,7 +76,7 @@ pub struct WeightsRef<'a> {
 impl WeightsRef<'_> {
     /// Weights of their own.
     pub fn into_owned(self) -> Weights {
-        Weights { params: self.params.into_owned(), buffers: self.buffers.into_owned() }
+        Weights { params: self.params.into_owned(), buffers: self.buffers.into_owned(), ..Weights::default() }
     }
 }
 

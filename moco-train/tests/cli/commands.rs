@@ -1,5 +1,7 @@
 //! The other commands, and errors that name what is wrong.
 
+use std::path::Path;
+
 use moco_models::weights::BackboneFile;
 
 use super::support::{fail, moco_train, photographs, pretrain, succeed};
@@ -91,4 +93,25 @@ fn a_trained_backbone_can_be_exported_and_imported_again() {
     succeed(moco_train().arg("import").arg(folder.path().join("b.pth")).arg("--out").arg(&again));
     let again = BackboneFile::open(&again).unwrap();
     assert_eq!(again.weights().unwrap(), original.weights().unwrap());
+}
+
+#[test]
+fn an_import_explains_itself_and_takes_what_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/fixtures/moco_v3.pth.tar");
+    let said = succeed(moco_train().arg("import").arg(&file).arg("--explain"));
+    for line in ["module.base_encoder.conv1.weight [1, 3, 7, 7] F32 → conv1.weight", "module.predictor.0.weight"] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let out = folder.path().join("grey.safetensors");
+    let mut command = moco_train();
+    command.arg("import").arg(&file).arg("--out").arg(&out).args(["--channels", "1", "--resize", "none"]);
+    succeed(command.args(["--crop", "64", "--filter", "bicubic", "--mean", "0.5", "--std", "0.25"]));
+    let opened = BackboneFile::open(&out).unwrap();
+    let rule = &opened.card().preprocess;
+    assert_eq!((rule.channels, rule.crop, rule.resize), (1, Some([64, 64]), moco_image::ResizeRule::None));
+    assert_eq!((&rule.mean[..], &rule.std[..], rule.filter), (&[0.5][..], &[0.25][..], moco_image::Filter::Bicubic));
+    assert!(!opened.card().notes.join(" ").contains("assumed"), "{:?}", opened.card().notes);
+    let said = fail(moco_train().arg("import").arg(&file));
+    assert!(said.contains("--out"), "{said}");
 }
