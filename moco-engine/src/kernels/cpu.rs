@@ -148,7 +148,7 @@ impl<T: Element> Kernels for CpuKernels<T> {
     }
 
     fn zero(&mut self, view: &mut [f32], offset: usize, len: usize) {
-        view[offset..][..len].par_chunks_mut(PIECE).for_each(|piece| piece.fill(0.0));
+        view[offset..][..len].fill(0.0);
     }
 
     fn conv_forward(

@@ -32,8 +32,7 @@ pub(super) fn forward<T: Element>(
         }
         return;
     }
-    let fast = winograd::applies(s)
-        .then(|| Tiles::new::<T>(level, &forward_windows(s, &bundles, 0), s.n, winograd::side::<T>(s)));
+    let fast = winograd::applies(s).then(|| Tiles::new::<T>(level, &forward_windows(s, &bundles, 0), s.n));
     let partials = match fast {
         Some(tiles) => Partials { block_rows: tiles.block, rows_per_image: tiles.per_image(), c_out: s.c_out },
         None => {
@@ -105,7 +104,7 @@ pub(super) fn backward_data<T: Element>(s: &ConvShape, dy: &[T], weights: &Packe
             continue;
         }
         let (windows, map) = backward_windows(s, &bundles, bundle, &phase);
-        let fast = winograd::applies(s).then(|| Tiles::new::<T>(level, &windows, s.n, winograd::side::<T>(s)));
+        let fast = winograd::applies(s).then(|| Tiles::new::<T>(level, &windows, s.n));
         // SAFETY: `dx` is borrowed by this function and the rows of a phase are disjoint pixels.
         #[expect(unsafe_code, reason = "tasks share the output")]
         unsafe {

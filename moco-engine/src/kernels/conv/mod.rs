@@ -20,10 +20,7 @@ mod transpose;
 mod weight_gradient;
 mod weights;
 mod winograd;
-#[cfg(target_arch = "x86_64")]
-mod winograd_avx512;
 mod winograd_gradient;
-mod winograd_transforms;
 
 pub use epilogue::Epilogue;
 pub use method::Method;

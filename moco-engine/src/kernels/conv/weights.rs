@@ -8,8 +8,7 @@ use super::geometry::{Bundles, Phase, phases};
 use super::grouped;
 use super::shape::ConvShape;
 use super::transpose::{SIDE, Tile, transpose};
-use super::winograd;
-use super::winograd_transforms::transform_kernel;
+use super::winograd::{self, POSITIONS, transform_kernel};
 use crate::kernels::element::Element;
 use crate::kernels::gemm::AlignedBuffer;
 use crate::kernels::gemm::level::{Level, multiversion};
@@ -56,7 +55,7 @@ impl<T: Element> Packed<T> {
     pub(super) fn needed_len_at(level: Level, shape: &ConvShape, pass: Pass) -> usize {
         shape.assert_valid();
         let bundles = bundles_of(level, shape);
-        let matrices = matrices::<T>(shape);
+        let matrices = matrices(shape);
         bundles.count
             * parts(shape, pass)
                 .map(|taps| matrices * panels::<T>(shape, level, &bundles, pass, taps).len())
@@ -76,12 +75,12 @@ impl<T: Element> Packed<T> {
         for bundle in 0..bundles.count {
             for taps in parts(shape, pass) {
                 let panels = panels::<T>(shape, level, &bundles, pass, taps);
-                let (part, after) = rest.split_at_mut(matrices::<T>(shape) * panels.len());
+                let (part, after) = rest.split_at_mut(matrices(shape) * panels.len());
                 rest = after;
                 if part.is_empty() {
                     continue;
                 }
-                let one = matrices::<T>(shape) * panels.words() * level.tile_cols();
+                let one = matrices(shape) * panels.words() * level.tile_cols();
                 part.par_chunks_mut(one).enumerate().for_each(|(panel, out)| {
                     let place = Place { shape, bundles: &bundles, bundle, pass, taps, panels: &panels, panel };
                     if grouped::applies(level, shape) {
@@ -115,7 +114,7 @@ impl<T: Element> Packed<T> {
         let mut rest = self.data.as_slice();
         (0..bundles.count).flat_map(move |_| parts(&shape, pass)).map(move |taps| {
             let panels = panels::<T>(&shape, level, &bundles, pass, taps);
-            let (part, after) = rest.split_at(matrices::<T>(&shape) * panels.len());
+            let (part, after) = rest.split_at(matrices(&shape) * panels.len());
             rest = after;
             (panels, part)
         })
@@ -140,8 +139,8 @@ fn parts(shape: &ConvShape, pass: Pass) -> impl Iterator<Item = [Phase; 2]> + us
 }
 
 /// Matrices of the same size that a part consists of: one, or one for each position of a patch.
-fn matrices<T: Element>(shape: &ConvShape) -> usize {
-    if winograd::applies(shape) { winograd::positions(winograd::side::<T>(shape)) } else { 1 }
+fn matrices(shape: &ConvShape) -> usize {
+    if winograd::applies(shape) { POSITIONS } else { 1 }
 }
 
 fn panels<T: Element>(shape: &ConvShape, level: Level, bundles: &Bundles, pass: Pass, taps: [Phase; 2]) -> Panels {
@@ -235,15 +234,7 @@ fn pack_panel<T: Element>(level: Level, place: &Place, weight: &[f32], out: &mut
             }
             if transformed {
                 let (row, words) = (first_channel / T::PER_WORD, panels.words());
-                transform_block::<T>(
-                    level,
-                    winograd::side::<T>(shape),
-                    &block,
-                    some,
-                    width,
-                    words * width,
-                    &mut out[row * width..],
-                );
+                transform_block::<T>(level, &block, some, width, words * width, &mut out[row * width..]);
                 continue;
             }
             for tap in 0..count {
@@ -291,48 +282,26 @@ const CHANNELS: usize = 16;
 const LANES: usize = 32;
 
 multiversion! {
-    /// Writes the transform, for tiles of this side, of the kernels of `rows` channels of a block, `width` side by side, to
-    /// words of rows `step` apart, one for each position.
-    fn transform_block<T: Element>(side: usize, block: &[f32], rows: usize, width: usize, step: usize, out: &mut [u32]) =
+    /// Writes the transform of the kernels of `rows` channels of a block, `width` side by side, to words of rows `step`
+    /// apart, one for each position.
+    fn transform_block<T: Element>(block: &[f32], rows: usize, width: usize, step: usize, out: &mut [u32]) =
         transform_block_body;
 }
 
 #[inline(always)]
-fn transform_block_body<T: Element>(
-    side: usize,
-    block: &[f32],
-    rows: usize,
-    width: usize,
-    step: usize,
-    out: &mut [u32],
-) {
-    match side {
-        2 => transform_block_of::<T, 4>(block, rows, width, step, out),
-        _ => transform_block_of::<T, 6>(block, rows, width, step, out),
-    }
-}
-
-#[inline(always)]
-fn transform_block_of<T: Element, const P: usize>(
-    block: &[f32],
-    rows: usize,
-    width: usize,
-    step: usize,
-    out: &mut [u32],
-) {
+fn transform_block_body<T: Element>(block: &[f32], rows: usize, width: usize, step: usize, out: &mut [u32]) {
     for (word, row) in (0..rows).step_by(T::PER_WORD).enumerate() {
         for at in (0..width).step_by(8) {
-            let first = transformed::<P>(block, row * width + at);
+            let first = transformed(block, row * width + at);
             let second = if T::PER_WORD > 1 && row + 1 < rows {
-                transformed::<P>(block, (row + 1) * width + at)
+                transformed(block, (row + 1) * width + at)
             } else {
-                [[[0.0; 8]; P]; P]
+                [[0.0; 8]; POSITIONS]
             };
-            let both = first.as_flattened().iter().zip(second.as_flattened());
-            for (position, (first, second)) in both.enumerate() {
+            for position in 0..POSITIONS {
                 let out = &mut out[position * step + word * width + at..][..8];
                 for lane in 0..8 {
-                    out[lane] = T::word(first[lane], second[lane]);
+                    out[lane] = T::word(first[position][lane], second[position][lane]);
                 }
             }
         }
@@ -340,7 +309,7 @@ fn transform_block_of<T: Element, const P: usize>(
 }
 
 #[inline(always)]
-fn transformed<const P: usize>(block: &[f32], at: usize) -> [[[f32; 8]; P]; P] {
+fn transformed(block: &[f32], at: usize) -> [[f32; 8]; POSITIONS] {
     let mut taps = [[0.0; 8]; 9];
     for (t, tap) in taps.iter_mut().enumerate() {
         *tap = *block[t * CHANNELS * LANES + at..].first_chunk().expect("eight lanes");

@@ -8,17 +8,13 @@ use rayon::prelude::*;
 
 use super::geometry::{Bundles, forward_windows};
 use super::shape::ConvShape;
-use super::winograd::{OUTSIDE, Tiles, position_step};
-use super::winograd_transforms::{add, halve, sub, transform_input_columns, widened};
+use super::winograd::{OUTSIDE, POSITIONS, Tiles, add, halve, position_step, sub, transform_input_columns, widened};
 use crate::kernels::element::{Element, words_16};
 use crate::kernels::gemm::level::{Level, multiversion, multiversion_native};
 use crate::kernels::gemm::product::RowMap;
 use crate::kernels::gemm::tile::{Lhs, PITCH, SharedOut, panel_product};
 use crate::kernels::gemm::windows::{Norm, Windows};
 use crate::kernels::gemm::workspace::{with_shared, with_workspace};
-
-/// Positions of a patch: the tiles are those of 2×2 pixels.
-const POSITIONS: usize = 16;
 
 /// Channels on either side of a task's part of the result: more where products are cheaper, since both transforms are
 /// repeated for each part.
@@ -59,7 +55,7 @@ pub(super) fn backward_weights<T: Element>(
     norm: Option<Norm>,
 ) {
     let windows = forward_windows(s, &Bundles::new(s), 0);
-    let tiles = Tiles::new::<T>(level, &windows, s.n, 2);
+    let tiles = Tiles::new::<T>(level, &windows, s.n);
     let (out_chunks, in_chunks) = (s.c_out.div_ceil(chunk::<T>()), s.c_in.div_ceil(chunk::<T>()));
     // Both transforms of a block: at most about three quarters of a second-level cache of 1 MiB.
     let channels = s.c_out.div_ceil(out_chunks) + s.c_in.div_ceil(in_chunks);
