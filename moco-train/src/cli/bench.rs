@@ -89,7 +89,7 @@ pub fn run(args: &Args) -> Result<()> {
     if batch < 2 * args.virtual_ranks.max(1) || steps == 0 || args.queue == 0 {
         anyhow::bail!("--batch must be at least 2 a virtual rank, --steps and --queue at least 1");
     }
-    let [height, width] = parse_size(&args.size)?.map(|side| side as usize);
+    let [height, width] = parse_size("--size", &args.size)?.map(|side| side as usize);
     let graph = ArchSpec {
         stem: if args.cifar_stem { Stem::Cifar } else { Stem::ImageNet },
         projector: Projector::Mlp { dim: DIM },

@@ -77,7 +77,7 @@ pub fn run(args: &Args) -> Result<()> {
     match args.to {
         Format::Onnx => {
             let image = match &args.size {
-                Some(size) => Some(parse_size(size)?.map(|side| side as usize)),
+                Some(size) => Some(parse_size("--size", size)?.map(|side| side as usize)),
                 None if args.dynamic_size => None,
                 None => file.card().preprocess.crop,
             };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use moco_hub::{Bar, locate};
 use moco_image::{Filter, ResizeRule};
@@ -157,14 +157,14 @@ pub fn run(args: &Args) -> Result<()> {
 
 impl Preprocessing {
     fn change(&self) -> Result<PreprocessChange> {
-        let pixels = |text: &str| -> Result<[usize; 2]> { Ok(parse_size(text)?.map(|side| side as usize)) };
+        let pixels = |flag, text: &str| -> Result<[usize; 2]> { Ok(parse_size(flag, text)?.map(|side| side as usize)) };
         let resize = match self.resize.as_deref() {
             None => None,
             Some("none") => Some(ResizeRule::None),
             Some(text) => Some(match text.parse() {
                 Ok(side) => ResizeRule::ShorterSide(side),
                 Err(_) => {
-                    let [height, width] = pixels(text).context("--resize")?;
+                    let [height, width] = pixels("--resize", text)?;
                     ResizeRule::Exact { height, width }
                 }
             }),
@@ -172,7 +172,7 @@ impl Preprocessing {
         let crop = match self.crop.as_deref() {
             None => None,
             Some("none") => Some(None),
-            Some(text) => Some(Some(pixels(text).context("--crop")?)),
+            Some(text) => Some(Some(pixels("--crop", text)?)),
         };
         let filter = self.filter.map(|filter| match filter {
             FilterName::Bilinear => Filter::Bilinear,

@@ -234,7 +234,7 @@ impl RecipeArgs {
             o.set("schedule.milestones", milestones.clone());
         }
         if let Some(size) = &self.size {
-            let [height, width] = parse_size(size)?;
+            let [height, width] = parse_size("--size", size)?;
             o.set("augment.size", vec![height, width]);
         }
         if let Some(least) = self.crop_min {
@@ -247,12 +247,12 @@ impl RecipeArgs {
     }
 }
 
-/// `224` or `128x96`.
-pub fn parse_size(text: &str) -> Result<[i64; 2]> {
+/// `224` or `128x96`, as `flag` gives it.
+pub fn parse_size(flag: &str, text: &str) -> Result<[i64; 2]> {
     let sides: Option<Vec<i64>> = text.split(['x', '×']).map(|s| s.trim().parse().ok().filter(|n| *n > 0)).collect();
     match sides.as_deref() {
         Some([side]) => Ok([*side, *side]),
         Some([height, width]) => Ok([*height, *width]),
-        _ => bail!("{text}: expected a number of pixels such as 224, or height and width such as 128x96"),
+        _ => bail!("{flag} {text}: expected a number of pixels such as 224, or height and width such as 128x96"),
     }
 }
