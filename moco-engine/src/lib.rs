@@ -11,6 +11,7 @@
 //! result is the same whatever the number of threads.
 #![deny(missing_docs)]
 
+pub mod compute;
 #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
 pub mod cuda;
 pub mod device;

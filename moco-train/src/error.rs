@@ -39,9 +39,6 @@ pub enum Error {
     /// Arguments that do not fit together.
     #[error("{0}")]
     Invalid(String),
-    /// A device or a precision that cannot be had: what was asked for, what is missing and what to use instead.
-    #[error("{0}")]
-    Compute(String),
     /// A training that cannot go on.
     #[error("{0}")]
     Run(String),

@@ -49,7 +49,7 @@ impl ComputeArgs {
 
     /// The device that the flags choose; says on the standard error what may surprise.
     pub fn choose(&self, recipe: ComputeRecipe) -> Result<Compute> {
-        let (compute, note) = Compute::choose(self.wish(recipe)?)?;
+        let (compute, note) = self.wish(recipe)?.choose()?;
         if let Some(note) = note {
             eprintln!("{note}");
         }

@@ -4,8 +4,8 @@ use moco_engine::device::Buffer;
 use moco_engine::{Device, Kernels, Plan, PlanConfig};
 use moco_models::{Graph, Weights};
 
-use crate::Result;
 use crate::compute::OnDevice;
+use crate::{Error, Result};
 
 /// From images to one tap.
 pub(super) trait Network {
@@ -26,6 +26,7 @@ pub(super) struct Open<'a> {
 
 impl OnDevice for Open<'_> {
     type Output = Box<dyn Network>;
+    type Error = Error;
 
     fn on<D: Device + 'static>(self, mut device: D) -> Result<Box<dyn Network>> {
         let plan = Plan::compile_with(self.graph, &self.config.with_taps(&[self.tap]), device.kernels()?)?;

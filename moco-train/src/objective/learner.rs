@@ -8,8 +8,8 @@ use moco_engine::device::{DecodedBatch, HostMemory};
 use moco_models::Graph;
 
 use super::{Input, Moco, MocoConfig, MocoState, Sgd, Shuffle, StateRef, StepReport, Views};
-use crate::Result;
 use crate::compute::{Compute, OnDevice};
+use crate::{Error, Result};
 
 /// [`Moco`] on any device; its methods are those of [`Moco`].
 pub trait Learner: Send {
@@ -91,6 +91,7 @@ struct Open<'a> {
 
 impl OnDevice for Open<'_> {
     type Output = Box<dyn Learner>;
+    type Error = Error;
 
     fn on<D: Device + 'static>(self, device: D) -> Result<Box<dyn Learner>> {
         Ok(Box::new(Moco::on(device, self.graph, self.config, self.state)?))

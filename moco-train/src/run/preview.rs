@@ -9,10 +9,10 @@ use moco_models::Graph;
 use moco_models::init::initialise;
 
 use super::{RunConfig, RunPlan, loader_options};
-use crate::Result;
 use crate::compute::{Compute, OnDevice};
 use crate::data::{Dataset, Loader};
 use crate::objective::{MocoConfig, MocoState, Sgd, Views, open_learner};
+use crate::{Error, Result};
 
 /// Memory of a run, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,7 @@ struct Estimate<'a>(&'a Graph, PlanConfig);
 
 impl OnDevice for Estimate<'_> {
     type Output = u64;
+    type Error = Error;
 
     fn on<D: Device + 'static>(self, device: D) -> Result<u64> {
         Ok(Plan::estimate_with(self.0, &self.1, device.kernels()?)?.total() as u64)

@@ -110,8 +110,8 @@ impl Trainer {
     /// [`Error::Run`] if the folder exists, others for data, recipe and memory.
     pub fn create(path: &Path, mut config: RunConfig, dataset: Arc<Dataset>) -> Result<Trainer> {
         RunFolder::check_free(path)?;
-        let (compute, note) = Compute::choose(config.recipe.compute)?;
-        config.recipe.compute = compute.resolve(config.recipe.compute);
+        let (compute, note) = config.recipe.compute.choose()?;
+        config.recipe.compute = config.recipe.compute.on(&compute);
         let plan = RunPlan::new(&config, dataset.len())?;
         let graph = config.recipe.arch(config.source.channels).build()?;
         let recipe = &config.recipe;
@@ -142,7 +142,7 @@ impl Trainer {
         }
         let plan = RunPlan::new(&config, dataset.len())?;
         let graph = config.recipe.arch(config.source.channels).build()?;
-        let (compute, note) = Compute::choose(config.recipe.compute)?;
+        let (compute, note) = config.recipe.compute.choose()?;
         let Newest { step, state, health, mut notes } = newest(&folder, &graph, &config.recipe)?;
         notes.extend(note);
         let moco = open_learner(&compute, &graph, MocoConfig::new(&config.recipe), state)?;
