@@ -7,7 +7,7 @@ use moco_engine::ops::{InfoNceInputs, SameImage, info_nce_logits, l2_normalise};
 use moco_engine::{BnGroups, Recompute};
 use moco_models::FlatLayout;
 use moco_models::arch::{ArchSpec, Projector, Stem};
-use moco_train::compute::{ComputeRecipe, DeviceChoice, DeviceId};
+use moco_train::compute::{Compute, ComputeRecipe, DeviceChoice, DeviceId};
 use moco_train::objective::{KeyQueue, Learner, MocoConfig, MocoState, Sgd, Shuffle, Views, open_learner};
 use moco_train::schedule::{Kind, Per, Schedule};
 use safetensors::{Dtype, SafeTensors};
