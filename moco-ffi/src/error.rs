@@ -104,9 +104,9 @@ impl From<moco_infer::Error> for moco_error {
     }
 }
 
-impl From<moco_train::Error> for moco_error {
-    fn from(error: moco_train::Error) -> moco_error {
-        use moco_train::Error as E;
+impl From<moco_finetune::Error> for moco_error {
+    fn from(error: moco_finetune::Error) -> moco_error {
+        use moco_finetune::Error as E;
         match error {
             E::Model(error) => error.into(),
             E::Image(error) => error.into(),

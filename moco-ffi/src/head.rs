@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use moco_train::finetune::{FitOptions, FitProgress, HeadInfo, LinearHead, Phase};
+use moco_finetune::linear::{FitOptions, FitProgress, HeadInfo, LinearHead, Phase};
 
 use crate::boundary::{Options, Result, copy_out, give, guard, out_slice, required, slice, texts, utf8, versioned};
 use crate::pixels::images;

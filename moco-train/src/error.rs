@@ -54,9 +54,18 @@ pub enum Error {
     /// An image was refused.
     #[error(transparent)]
     Image(#[from] moco_image::Error),
-    /// The small-tensor library refused.
+    /// A head could not be trained or used.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Finetune(moco_finetune::Error),
+}
+
+impl From<moco_finetune::Error> for Error {
+    fn from(error: moco_finetune::Error) -> Error {
+        match error {
+            moco_finetune::Error::Cancelled => Error::Cancelled,
+            other => Error::Finetune(other),
+        }
+    }
 }
 
 impl Error {

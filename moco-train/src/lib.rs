@@ -9,7 +9,6 @@ pub mod compute;
 pub mod data;
 mod error;
 pub mod eval;
-pub mod finetune;
 pub mod health;
 pub mod objective;
 pub mod recipe;

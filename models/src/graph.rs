@@ -65,6 +65,33 @@ pub enum Op {
         /// Whether a bias is added.
         bias: bool,
     },
+    /// Group normalisation (arXiv:1803.08494): each image's channels in `groups` equal groups, over a group's channels and
+    /// all pixels, biased variance; then a scale and a shift a channel.
+    GroupNorm {
+        /// Channels; divisible by `groups`.
+        channels: usize,
+        /// Groups.
+        groups: usize,
+        /// Added to the variance.
+        eps: f32,
+    },
+    /// The first input brought to the height and width of the second, whose values do not matter.
+    Resize {
+        /// How values between pixels are made.
+        interpolation: Interpolation,
+    },
+    /// Maps of one size joined along their channels, in the order of the inputs.
+    Concat,
+}
+
+/// How [`Op::Resize`] reads between pixels: `torch.nn.functional.interpolate` with `align_corners=False` and without
+/// antialiasing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interpolation {
+    /// The pixel ⌊i · in / out⌋.
+    Nearest,
+    /// Linear in both directions between pixel centres, the border repeated.
+    Bilinear,
 }
 
 /// Shape of a node's result for one image.
@@ -113,6 +140,8 @@ pub struct Node {
     pub op: Op,
     /// Nodes it reads.
     pub inputs: Vec<NodeId>,
+    /// The earlier node whose parameters it uses instead of own ones.
+    pub tied: Option<NodeId>,
 }
 
 /// A named result: `c1`…`c5`, `pooled`, `projection`.
@@ -134,7 +163,10 @@ pub struct Graph {
 impl Graph {
     /// A graph that holds only its input.
     pub fn new(channels: usize) -> Graph {
-        Graph { nodes: vec![Node { name: "input".into(), op: Op::Input { channels }, inputs: vec![] }], taps: vec![] }
+        Graph {
+            nodes: vec![Node { name: "input".into(), op: Op::Input { channels }, inputs: vec![], tied: None }],
+            taps: vec![],
+        }
     }
 
     /// The input node.
@@ -147,11 +179,31 @@ impl Graph {
     /// # Panics
     /// If an input does not exist yet or the name is taken: both are mistakes of the function that builds the graph.
     pub fn push(&mut self, name: impl Into<String>, op: Op, inputs: &[NodeId]) -> NodeId {
-        let name = name.into();
-        assert!(inputs.iter().all(|i| i.0 < self.nodes.len()), "node {name} reads a later node");
-        assert!(self.nodes.iter().all(|n| n.name != name), "node {name} exists twice");
-        self.nodes.push(Node { name, op, inputs: inputs.to_vec() });
+        self.push_node(Node { name: name.into(), op, inputs: inputs.to_vec(), tied: None })
+    }
+
+    /// Appends a node that does what `owner` does, with the parameters of `owner`: one layer used several times. Where
+    /// `owner` is tied itself, the new node is tied to that owner.
+    ///
+    /// # Panics
+    /// As [`Graph::push`], and for a batch normalisation: its running statistics cannot be those of several maps.
+    pub fn push_tied(&mut self, name: impl Into<String>, owner: NodeId, inputs: &[NodeId]) -> NodeId {
+        let (op, tied) = (self.node(owner).op, self.node(owner).tied);
+        assert!(!matches!(op, Op::BatchNorm { .. }), "a batch normalisation cannot be tied");
+        self.push_node(Node { name: name.into(), op, inputs: inputs.to_vec(), tied: Some(tied.unwrap_or(owner)) })
+    }
+
+    fn push_node(&mut self, node: Node) -> NodeId {
+        let name = &node.name;
+        assert!(node.inputs.iter().all(|i| i.0 < self.nodes.len()), "node {name} reads a later node");
+        assert!(self.nodes.iter().all(|n| n.name != *name), "node {name} exists twice");
+        self.nodes.push(node);
         NodeId(self.nodes.len() - 1)
+    }
+
+    /// The node whose name its parameters carry: itself, or the one it is tied to.
+    pub fn owner(&self, id: NodeId) -> NodeId {
+        self.node(id).tied.unwrap_or(id)
     }
 
     /// Names a node's result.
@@ -205,7 +257,7 @@ impl Graph {
         }
         for i in (0..self.nodes.len()).rev() {
             if needed[i] {
-                for input in &self.nodes[i].inputs {
+                for input in self.nodes[i].inputs.iter().chain(&self.nodes[i].tied) {
                     needed[input.0] = true;
                 }
             }
@@ -215,7 +267,8 @@ impl Graph {
         for (i, node) in self.nodes.iter().enumerate().filter(|(i, _)| needed[*i]) {
             new_id[i] = NodeId(graph.nodes.len());
             let inputs = node.inputs.iter().map(|n| new_id[n.0]).collect();
-            graph.nodes.push(Node { name: node.name.clone(), op: node.op, inputs });
+            let tied = node.tied.map(|n| new_id[n.0]);
+            graph.nodes.push(Node { name: node.name.clone(), op: node.op, inputs, tied });
         }
         for tap in self.taps.iter().filter(|t| needed[t.node.0]) {
             graph.taps.push(Tap { name: tap.name.clone(), node: new_id[tap.node.0] });
@@ -304,6 +357,32 @@ fn shape_of(op: Op, inputs: &[Shape], height: usize, width: usize) -> std::resul
         Op::Relu => Ok(inputs[0]),
         Op::Add if inputs[0] == inputs[1] => Ok(inputs[0]),
         Op::Add => Err(format!("cannot add {:?} and {:?}", inputs[0], inputs[1])),
+        Op::GroupNorm { channels, groups, .. } => {
+            let (c, _, _) = map(0)?;
+            expect("channels", channels, c)?;
+            match groups {
+                0 => Err("there are no groups".into()),
+                _ if !channels.is_multiple_of(groups) => {
+                    Err(format!("{channels} channels make no {groups} equal groups"))
+                }
+                _ => Ok(inputs[0]),
+            }
+        }
+        Op::Resize { .. } => {
+            let ((channels, _, _), (_, height, width)) = (map(0)?, map(1)?);
+            Ok(Shape::Map { channels, height, width })
+        }
+        Op::Concat => {
+            let (mut channels, height, width) = map(0)?;
+            for i in 1..inputs.len() {
+                let (more, h, w) = map(i)?;
+                if (h, w) != (height, width) {
+                    return Err(format!("cannot join maps of {height}×{width} and {h}×{w}"));
+                }
+                channels += more;
+            }
+            Ok(Shape::Map { channels, height, width })
+        }
         Op::GlobalAvgPool => map(0).map(|(c, _, _)| Shape::Vector(c)),
         Op::Linear { in_features, out_features, .. } => match inputs[0] {
             Shape::Vector(n) => expect("features", in_features, n).map(|()| Shape::Vector(out_features)),
@@ -312,7 +391,11 @@ fn shape_of(op: Op, inputs: &[Shape], height: usize, width: usize) -> std::resul
     }
 }
 
+/// What the node owns: nothing, if it is tied to another.
 fn node_parameters(node: &Node) -> Vec<ParamSpec> {
+    if node.tied.is_some() {
+        return vec![];
+    }
     let spec =
         |suffix: &str, shape: Vec<usize>, kind| ParamSpec { name: format!("{}.{suffix}", node.name), shape, kind };
     match node.op {
@@ -338,6 +421,10 @@ fn node_parameters(node: &Node) -> Vec<ParamSpec> {
             spec("running_mean", vec![channels], ParamKind::RunningMean),
             spec("running_var", vec![channels], ParamKind::RunningVar),
         ],
+        Op::GroupNorm { channels, .. } => vec![
+            spec("weight", vec![channels], ParamKind::NormWeight),
+            spec("bias", vec![channels], ParamKind::NormBias),
+        ],
         _ => vec![],
     }
 }
@@ -349,5 +436,63 @@ fn node_macs(op: Op, out: Shape) -> u64 {
         }
         Op::Linear { in_features, .. } => (out.numel() * in_features) as u64,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conv(in_channels: usize, out_channels: usize, stride: usize) -> Op {
+        Op::Conv2d { in_channels, out_channels, kernel: 3, stride, padding: 1, groups: 1, bias: true }
+    }
+
+    /// Two levels, a top-down path, and one tower over both.
+    fn pyramid() -> Graph {
+        let mut g = Graph::new(3);
+        let fine = g.push("fine", conv(3, 4, 1), &[g.input()]);
+        let coarse = g.push("coarse", conv(4, 4, 2), &[fine]);
+        let up = g.push("up", Op::Resize { interpolation: Interpolation::Nearest }, &[coarse, fine]);
+        let both = g.push("both", Op::Concat, &[up, fine]);
+        let norm = g.push("norm", Op::GroupNorm { channels: 8, groups: 2, eps: 1e-5 }, &[both]);
+        let down = g.push("down", conv(8, 4, 1), &[norm]);
+        let first = g.push("tower.fine", conv(4, 2, 1), &[down]);
+        let second = g.push_tied("tower.coarse", first, &[coarse]);
+        g.add_tap("fine", first);
+        g.add_tap("coarse", second);
+        g
+    }
+
+    #[test]
+    fn odd_sides_come_back_and_channels_add_up() {
+        let graph = pyramid();
+        let shapes = graph.shapes(7, 5).unwrap();
+        let of = |name: &str| shapes[graph.nodes().iter().position(|n| n.name == name).unwrap()];
+        assert_eq!(of("coarse"), Shape::Map { channels: 4, height: 4, width: 3 });
+        assert_eq!(of("both"), Shape::Map { channels: 8, height: 7, width: 5 });
+        assert_eq!(of("tower.coarse"), Shape::Map { channels: 2, height: 4, width: 3 });
+    }
+
+    #[test]
+    fn a_tied_node_owns_nothing_and_keeps_its_owner_alive() {
+        let graph = pyramid();
+        let names: Vec<String> =
+            graph.parameters().into_iter().map(|p| p.name).filter(|n| n.contains("tower")).collect();
+        assert_eq!(names, ["tower.fine.weight", "tower.fine.bias"]);
+        let kept = graph.keep_taps(&["coarse"]).unwrap();
+        let tied = kept.tap("coarse").unwrap();
+        assert_eq!(kept.node(kept.owner(tied)).name, "tower.fine");
+    }
+
+    #[test]
+    fn maps_that_do_not_fit_are_refused_by_name() {
+        let mut graph = pyramid();
+        let (fine, coarse) = (NodeId(1), NodeId(2));
+        graph.push("wrong", Op::Concat, &[fine, coarse]);
+        let error = graph.shapes(7, 5).unwrap_err().to_string();
+        assert!(error.contains("`wrong`") && error.contains("7×5 and 4×3"), "{error}");
+        let mut graph = Graph::new(3);
+        graph.push("norm", Op::GroupNorm { channels: 3, groups: 2, eps: 1e-5 }, &[graph.input()]);
+        assert!(graph.shapes(4, 4).unwrap_err().to_string().contains("3 channels make no 2 equal groups"));
     }
 }

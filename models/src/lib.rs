@@ -20,6 +20,6 @@ pub mod weights;
 
 pub use error::{Error, Result};
 pub use files::{sha256_of_file, write_atomically};
-pub use graph::{Graph, Node, NodeId, Op, Shape, Tap};
+pub use graph::{Graph, Interpolation, Node, NodeId, Op, Shape, Tap};
 pub use layout::{FlatLayout, ParamKind, ParamSpec};
 pub use weights::Weights;

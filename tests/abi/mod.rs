@@ -55,7 +55,7 @@ fn the_examples_of_each_language_agree() {
     );
     let accuracy: f64 = printed.split("accuracy ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!(accuracy > 100.0 / 12.0, "12 classes, better than chance even untrained:\n{printed}");
-    let head = moco_train::finetune::LinearHead::open(&head).unwrap();
+    let head = moco_finetune::linear::LinearHead::open(&head).unwrap();
     assert_eq!((head.classes(), head.info().tap.as_str()), (12, "pooled"));
     assert_eq!(head.info().class_names[0], "Banana");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use moco_models::{Graph, NodeId, Op, Shape};
+use moco_models::{Graph, Node, NodeId, Op, Shape};
 
 use super::PlanConfig;
 use crate::kernels::conv::ConvShape;
@@ -291,6 +291,9 @@ impl Builder<'_> {
             return Ok(()); // A ReLU that the step before it has taken in.
         }
         let node = self.graph.node(id);
+        if node.tied.is_some() {
+            return Err(unsupported(node));
+        }
         let batch = self.config.batch;
         let input = |b: &Self, i: usize| b.value_of[&node.inputs[i]];
         match node.op {
@@ -373,6 +376,7 @@ impl Builder<'_> {
                 let shape = LinearShape { n: batch, inputs: in_features, outputs: out_features };
                 self.program.steps.push(Step::Linear { x, y, shape, at, relu });
             }
+            Op::GroupNorm { .. } | Op::Resize { .. } | Op::Concat => return Err(unsupported(node)),
         }
         Ok(())
     }
@@ -452,4 +456,13 @@ impl Builder<'_> {
     fn offsets(&self, node: &str, bias: bool) -> Offsets {
         Offsets { weight: self.offset(node, "weight"), bias: bias.then(|| self.offset(node, "bias")) }
     }
+}
+
+fn unsupported(node: &Node) -> Error {
+    Error::Config(format!(
+        "{}: the engine does not run {:?}{}",
+        node.name,
+        node.op,
+        if node.tied.is_some() { ", tied" } else { "" }
+    ))
 }

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
+use moco_finetune::linear::{FitOptions, HeadInfo, LinearHead, Phase};
 use moco_hub::open_on_terminal;
 use moco_models::init::initialise;
 use moco_models::sha256_of_file;
 use moco_models::weights::BackboneFile;
 use moco_train::data::{Channels, DataOptions, Dataset, Split};
 use moco_train::eval::{FeatureSet, KnnReport, features, fingerprint, knn, knn_leave_one_out, linear_probe, pixels};
-use moco_train::finetune::{FitOptions, HeadInfo, LinearHead, Phase};
 use serde_json::json;
 
 use super::compute::ComputeArgs;

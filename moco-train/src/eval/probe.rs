@@ -2,11 +2,11 @@
 
 use std::ops::ControlFlow;
 
+use moco_finetune::linear::{FitOptions, FitProgress, FitReport, HeadInfo, LinearHead};
 use moco_models::Weights;
 use sha2::{Digest, Sha256};
 
 use super::FeatureSet;
-use crate::finetune::{FitOptions, FitProgress, FitReport, HeadInfo, LinearHead};
 use crate::{Error, Result};
 
 /// Outcome of a linear evaluation.

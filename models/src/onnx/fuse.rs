@@ -58,7 +58,13 @@ pub(super) fn roles(graph: &Graph) -> Result<Vec<Role>> {
                 }
                 roles[end.0] = Role::End(Step { head: NodeId(i), norm, relu });
             }
-            Op::BatchNorm { .. } | Op::Relu | Op::GlobalAvgPool | Op::Linear { .. } => (),
+            Op::BatchNorm { .. }
+            | Op::Relu
+            | Op::GlobalAvgPool
+            | Op::Linear { .. }
+            | Op::GroupNorm { .. }
+            | Op::Resize { .. }
+            | Op::Concat => (),
         }
     }
     for (i, role) in roles.iter().enumerate() {

@@ -11,6 +11,10 @@ use super::{INPUT, InputSize};
 use crate::weights::Dtype;
 use crate::{Error, Graph, Node, NodeId, Op, Result, Shape};
 
+fn unsupported(node: &Node, what: &str) -> Error {
+    Error::Graph { node: node.name.clone(), reason: format!("{what} does not know {:?}", node.op) }
+}
+
 /// Side of the image by which shapes are checked when the size is left open; every network of ours accepts it.
 const PROBE_SIDE: usize = 224;
 
@@ -121,6 +125,7 @@ impl<'a> Writer<'a> {
                 }
                 ("Gemm", vec![int("transB", 1)])
             }
+            Op::GroupNorm { .. } | Op::Resize { .. } | Op::Concat => return Err(unsupported(node, "ONNX export")),
         };
         self.push(op_type, &node.name, inputs, output, attributes);
         Ok(())

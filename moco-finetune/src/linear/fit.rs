@@ -6,7 +6,7 @@ use candle_core::{D, Device, Tensor, Var};
 use candle_nn::ops::log_softmax;
 use moco_image::Rng;
 
-use super::linear::argmax;
+use super::head::argmax;
 use super::options::{FitOptions, SWEPT_LEARNING_RATES};
 use crate::{Error, Result};
 

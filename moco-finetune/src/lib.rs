@@ -1,0 +1,11 @@
+//! `moco-finetune`: what a user trains with labels on a backbone.
+//!
+//! [`LinearHead`](linear::LinearHead) is softmax regression on features that have been extracted already; [`task`] holds the words
+//! in which images, labels and answers of classification, segmentation and detection are given.
+#![deny(missing_docs)]
+
+mod error;
+pub mod linear;
+pub mod task;
+
+pub use error::{Error, Result};
