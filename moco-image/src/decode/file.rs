@@ -117,6 +117,14 @@ impl ImageFile {
         self.bytes
     }
 
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.options.limits
+    }
+
     /// What the header says.
     pub fn info(&self) -> &ImageInfo {
         &self.info

@@ -5,6 +5,7 @@
 mod dicom;
 mod file;
 mod jpeg;
+mod labels;
 #[cfg(feature = "nifti")]
 mod nifti;
 mod png;
@@ -17,6 +18,7 @@ use std::path::Path;
 
 use crate::{Error, Image, Result, ValueRange};
 pub use file::{Axis, ImageFile, ReadOptions};
+pub use labels::read_labels;
 
 /// What a file may cost before it is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

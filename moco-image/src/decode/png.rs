@@ -54,17 +54,33 @@ pub(super) fn decode_16(bytes: &[u8], info: &ImageInfo) -> Result<Image<u16>> {
     Image::from_values(info.width, info.height, info.channels, values)
 }
 
+/// The stored numbers of a grey or palette image: palette indices, grey values of 1 to 16 bits unscaled. `None` for an
+/// image of colours, whose numbers mean nothing.
+pub(super) fn decode_stored(bytes: &[u8], info: &ImageInfo) -> Result<Option<Image<u16>>> {
+    let mut reader = reader(bytes, info, Transformations::IDENTITY)?;
+    let (color, depth) = reader.output_color_type();
+    let channels = match color {
+        ColorType::Grayscale | ColorType::Indexed => 1,
+        ColorType::GrayscaleAlpha => 2,
+        ColorType::Rgb | ColorType::Rgba => return Ok(None),
+    };
+    let bits = depth as usize;
+    let row = (info.width * channels * bits).div_ceil(8);
+    let mut data = vec![0; row * info.height];
+    read_frame(&mut reader, &mut data)?;
+    let value = |row: &[u8], i: usize| match bits {
+        16 => u16::from_be_bytes([row[2 * i], row[2 * i + 1]]),
+        8 => u16::from(row[i]),
+        // The first pixel lies in the highest bits.
+        _ => u16::from(row[i * bits / 8] >> (8 - bits - i * bits % 8)) & ((1 << bits) - 1),
+    };
+    let values = data.chunks_exact(row).flat_map(|row| (0..info.width).map(move |x| value(row, x * channels)));
+    Image::from_values(info.width, info.height, 1, values.collect()).map(Some)
+}
+
 /// A reader of one frame at the depth stated, and the channels it gives, alpha included.
 fn open<'a>(bytes: &'a [u8], info: &ImageInfo, wanted: BitDepth) -> Result<(Reader<Cursor<&'a [u8]>>, usize)> {
-    // Pixels are bounded by our own limits; this bounds what ancillary chunks may take.
-    let budget = 64 << 20;
-    let row_bytes = info.width.saturating_mul(8);
-    let limits = Limits { bytes: row_bytes.saturating_mul(4).saturating_add(budget) };
-    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), limits);
-    decoder.set_transformations(Transformations::EXPAND);
-    decoder.set_ignore_text_chunk(true);
-    decoder.set_ignore_iccp_chunk(true);
-    let reader = decoder.read_info().map_err(|e| corrupt(e.to_string()))?;
+    let reader = reader(bytes, info, Transformations::EXPAND)?;
     let (color, depth) = reader.output_color_type();
     let decoded = match color {
         ColorType::Grayscale => 1,
@@ -73,11 +89,27 @@ fn open<'a>(bytes: &'a [u8], info: &ImageInfo, wanted: BitDepth) -> Result<(Read
         ColorType::Rgba => 4,
         ColorType::Indexed => return Err(corrupt("a palette that could not be expanded".into())),
     };
-    let header = reader.info();
-    if depth != wanted || header.width as usize != info.width || header.height as usize != info.height {
+    if depth != wanted {
         return Err(corrupt("two headers that disagree".into()));
     }
     Ok((reader, decoded))
+}
+
+fn reader<'a>(bytes: &'a [u8], info: &ImageInfo, how: Transformations) -> Result<Reader<Cursor<&'a [u8]>>> {
+    // Pixels are bounded by our own limits; this bounds what ancillary chunks may take.
+    let budget = 64 << 20;
+    let row_bytes = info.width.saturating_mul(8);
+    let limits = Limits { bytes: row_bytes.saturating_mul(4).saturating_add(budget) };
+    let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), limits);
+    decoder.set_transformations(how);
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
+    let reader = decoder.read_info().map_err(|e| corrupt(e.to_string()))?;
+    let header = reader.info();
+    if header.width as usize != info.width || header.height as usize != info.height {
+        return Err(corrupt("two headers that disagree".into()));
+    }
+    Ok(reader)
 }
 
 fn read_frame(reader: &mut Reader<Cursor<&[u8]>>, data: &mut [u8]) -> Result<()> {

@@ -36,6 +36,12 @@ pub(crate) struct Region {
     pub width: usize,
 }
 
+impl From<CropBox> for Region {
+    fn from(crop: CropBox) -> Self {
+        Self { top: crop.top as isize, left: crop.left as isize, height: crop.height, width: crop.width }
+    }
+}
+
 /// Resizes to `width` × `height`, every value as `PIL.Image.resize` computes it.
 ///
 /// # Errors
@@ -55,6 +61,28 @@ pub fn resize_f32(image: &Image<f32>, width: usize, height: usize, filter: Filte
     let region = Region { top: 0, left: 0, height, width };
     let mut out = Image::default();
     resized_region_f32(image, (height, width), &region, filter, &mut Vec::new(), &mut out)?;
+    Ok(out)
+}
+
+/// The crop of the image resized to `full` (height, width), without making the rest: `resize`, then `crop`.
+///
+/// # Errors
+/// [`Error::Parameter`] when the crop leaves the resized image or is empty, [`Error::Shape`] for sizes without pixels.
+pub fn crop_resized(image: &Image, full: (usize, usize), crop: CropBox, filter: Filter) -> Result<Image> {
+    check_crop(crop, full)?;
+    let mut scratch = Scratch::default();
+    resized_region(image, full, &Region::from(crop), filter, &mut scratch)?;
+    Ok(scratch.take_image())
+}
+
+/// As [`crop_resized`], for floats.
+///
+/// # Errors
+/// As [`crop_resized`].
+pub fn crop_resized_f32(image: &Image<f32>, full: (usize, usize), crop: CropBox, filter: Filter) -> Result<Image<f32>> {
+    check_crop(crop, full)?;
+    let mut out = Image::default();
+    resized_region_f32(image, full, &Region::from(crop), filter, &mut Vec::new(), &mut out)?;
     Ok(out)
 }
 
@@ -143,14 +171,17 @@ pub(crate) fn resized_crop_into(
     filter: Filter,
     scratch: &mut Scratch,
 ) -> Result<()> {
-    let inside =
-        |start: usize, len: usize, full: usize| len > 0 && start.checked_add(len).is_some_and(|end| end <= full);
-    if !inside(crop.top, crop.height, image.height()) || !inside(crop.left, crop.width, image.width()) {
-        return Err(Error::parameter(
-            "crop",
-            format!("{crop:?} is empty or leaves the image of {}×{} (height × width)", image.height(), image.width()),
-        ));
-    }
+    check_crop(crop, (image.height(), image.width()))?;
     let region = Region { top: 0, left: 0, height: size.0, width: size.1 };
     passes::resample(image, crop, size, &region, filter, scratch)
+}
+
+fn check_crop(crop: CropBox, (height, width): (usize, usize)) -> Result<()> {
+    let inside =
+        |start: usize, len: usize, full: usize| len > 0 && start.checked_add(len).is_some_and(|end| end <= full);
+    if inside(crop.top, crop.height, height) && inside(crop.left, crop.width, width) {
+        return Ok(());
+    }
+    let reason = format!("{crop:?} is empty or leaves the image of {height}×{width} (height × width)");
+    Err(Error::parameter("crop", reason))
 }

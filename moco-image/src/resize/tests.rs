@@ -178,3 +178,26 @@ const FLOAT_CASES: [(usize, usize, Filter, &[u32]); 4] = [
         ],
     ),
 ];
+
+#[test]
+fn a_crop_of_the_resized_image_is_what_resize_then_crop_gives() {
+    for (full, window) in [((40, 30), (3, 5, 20, 11)), ((9, 70), (0, 60, 9, 10)), ((17, 21), (16, 0, 1, 21))] {
+        let (top, left, height, width) = window;
+        let part = CropBox { top, left, height, width };
+        let image = random(21, 17, 3, 5);
+        let whole = resize(&image, full.1, full.0, Filter::Bilinear).unwrap();
+        let expected = crop(&whole, part).unwrap();
+        assert_eq!(crop_resized(&image, full, part, Filter::Bilinear).unwrap(), expected);
+        let floats = image.data().iter().map(|&v| f32::from(v)).collect();
+        let floats = Image::from_values(21, 17, 3, floats).unwrap();
+        let whole = resize_f32(&floats, full.1, full.0, Filter::Bilinear).unwrap();
+        let cropped = crop_resized_f32(&floats, full, part, Filter::Bilinear).unwrap();
+        for y in 0..height {
+            let row = &whole.data()[((top + y) * full.1 + left) * 3..][..width * 3];
+            assert_eq!(&cropped.data()[y * width * 3..][..width * 3], row);
+        }
+    }
+    let image = random(4, 4, 1, 1);
+    let outside = CropBox { top: 3, left: 0, height: 6, width: 8 };
+    assert!(crop_resized(&image, (8, 8), outside, Filter::Bilinear).is_err());
+}

@@ -1,7 +1,6 @@
 //! A data set on disk: folders of image files, CIFAR's binary files, IDX files.
 
 mod files;
-mod found;
 mod packed;
 mod reading;
 #[cfg(test)]
@@ -9,14 +8,13 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use moco_image::{Axis, DepthRule, Limits, ValueRange};
+use moco_image::{Axis, DepthRule, ImagePlaces, Limits, ValueRange};
 use serde::{Deserialize, Serialize};
 
-pub use found::FileKind;
+pub use moco_image::FileKind;
 pub use reading::ReadBuffers;
 
 use super::{Error, Result};
-use found::Found;
 
 /// How a data set is read.
 #[derive(Debug, Clone, PartialEq)]
@@ -167,7 +165,7 @@ impl Dataset {
             None => {
                 let files = files::find(path, options.split, options.labels)?;
                 let labelled = !files.class_names.is_empty();
-                let found = Found::look(&files.paths, &options.read_options());
+                let found = ImagePlaces::look(&files.paths, &options.read_options());
                 let label = |(file, _): &(u32, u32)| files.labels[*file as usize];
                 Self {
                     kind: if labelled { DatasetKind::ClassFolders } else { DatasetKind::Files },

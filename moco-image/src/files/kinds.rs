@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use moco_image::{Format, ImageFile, ImageInfo, ReadOptions};
+use crate::{Format, ImageFile, ImageInfo, ReadOptions};
 
 /// Files of one kind in a data set.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,9 +23,10 @@ impl FileKind {
     }
 }
 
-/// Headers of a data set's files: all of those that can hold several images, and a look at the others.
-#[derive(Debug, Default)]
-pub(super) struct Found {
+/// The images of a data set's files, from headers: all headers of files that can hold several images, and a look at 64
+/// others.
+#[derive(Debug, Clone, Default)]
+pub struct ImagePlaces {
     /// File and number in it of each image.
     pub images: Vec<(u32, u32)>,
     /// How many of the headers read are of each kind.
@@ -35,7 +36,9 @@ pub(super) struct Found {
 /// Looks into at most so many files of one image each.
 const LOOKS: usize = 64;
 
-impl Found {
+impl ImagePlaces {
+    /// Looks at the files. One whose header cannot be read counts as one image: what is wrong with it is found out
+    /// when it is loaded.
     pub fn look(paths: &[PathBuf], options: &ReadOptions) -> Self {
         let mut found = Self::default();
         let pictures = paths.iter().filter(|path| is_picture(path)).count();
@@ -47,7 +50,6 @@ impl Found {
             let due = is_picture(path) && looked < looks && picture == looked * pictures / looks;
             if due || !is_picture(path) {
                 looked += usize::from(due);
-                // What cannot be read is found out when it is loaded.
                 if let Ok(info) = ImageFile::probe_path(path, options) {
                     frames = info.frames;
                     *found.kinds.entry(kind(&info)).or_default() += frames;
@@ -59,7 +61,12 @@ impl Found {
         found
     }
 
-    /// 1 if there are only grey images, else 3.
+    /// The depth of the deepest image seen, at least 8; 32 for floats.
+    pub fn bit_depth(&self) -> u8 {
+        self.kinds.keys().map(|kind| kind.bit_depth).max().unwrap_or(8)
+    }
+
+    /// Channels of the set: 1 if only grey images were seen, else 3.
     pub fn channels(&self) -> usize {
         if !self.kinds.is_empty() && self.kinds.keys().all(|kind| kind.channels == 1) { 1 } else { 3 }
     }
