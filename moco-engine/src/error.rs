@@ -49,9 +49,16 @@ pub enum Error {
     /// A device that is not there, or that failed: what was tried, what it said and what to do.
     #[error("{0}")]
     Device(String),
-    /// Processes of a training that do not find each other, or of which one is lost.
-    #[error("{0}")]
-    Group(String),
+    /// A step that the device does not compute.
+    #[error("`{node}` is {what}, which {device} does not compute; use the CPU for this network")]
+    Unsupported {
+        /// The node of the graph.
+        node: String,
+        /// The step.
+        what: String,
+        /// The device.
+        device: String,
+    },
     /// A call out of order, e.g. a backward pass without its forward pass.
     #[error("{0}")]
     State(String),

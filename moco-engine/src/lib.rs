@@ -16,7 +16,6 @@ pub mod compute;
 pub mod cuda;
 pub mod device;
 mod error;
-pub mod group;
 pub mod kernels;
 pub mod ops;
 mod plan;

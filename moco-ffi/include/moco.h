@@ -30,21 +30,12 @@
 #define MOCO_VERSION_MAJOR 0
 #define MOCO_VERSION_MINOR 1
 #define MOCO_VERSION_PATCH 0
-/** Number of this C ABI; moco_abi_version() gives the loaded library's. */
-#define MOCO_ABI_VERSION 0
 
 #if defined(__GNUC__) || defined(__clang__)
 # define MOCO_MUST_USE __attribute__((warn_unused_result))
 #else
 # define MOCO_MUST_USE
 #endif
-
-/** In moco_pixels.type: so many bits of a value are significant, e.g. 12 in uint16_t. */
-#define MOCO_PIXEL_BITS(bits) ((uint32_t)(bits) << 8)
-/** In moco_pixels.type: small values are bright, as in MONOCHROME1. */
-#define MOCO_PIXEL_INVERTED ((uint32_t)1 << 16)
-/** The moco_pixel_type in moco_pixels.type. */
-#define MOCO_PIXEL_TYPE_OF(type) ((type) & 0xffu)
 
 /**
  * Kind of an error. Numbers are never given another meaning.
@@ -240,15 +231,6 @@ typedef struct {
    * The file that `moco-infer calibrate` wrote for this backbone: the network runs in int8. NULL = f32.
    */
   const char *calibration;
-  /**
-   * Channels of the images: 1, 3 or any number. The first convolution of a backbone that reads another number is
-   * folded or spread, and its card says so. 0 = as the card says.
-   */
-  uint32_t channels;
-  /**
-   * 0.
-   */
-  uint32_t reserved;
 } moco_backbone_options;
 
 /**
@@ -259,10 +241,6 @@ typedef struct {
  * `white` inverts (MONOCHROME1). Without a window (both 0) the values go to the backbone as they are: one that was
  * trained on more than 8 bits maps them as its card says (in the units it was trained on, e.g. Hounsfield units), any
  * other refuses them with an error that says so. uint8_t without a window is taken as it is.
- *
- * 12 bits in uint16_t are said by `type = MOCO_PIXEL_TYPE_U16 | MOCO_PIXEL_BITS(12)`, which a backbone needs whose card
- * maps the whole range of its bits; a value that needs more is an error. `| MOCO_PIXEL_INVERTED` says that small values
- * are bright (MONOCHROME1): black and white then change places, with a window and without.
  */
 typedef struct {
   /**
@@ -286,7 +264,7 @@ typedef struct {
    */
   uint32_t channels;
   /**
-   * A moco_pixel_type, perhaps with MOCO_PIXEL_BITS() and MOCO_PIXEL_INVERTED.
+   * A moco_pixel_type.
    */
   uint32_t type;
   /**
@@ -444,8 +422,8 @@ extern "C" {
  * Parameters: `path`: a backbone.safetensors file, a folder that holds one, or hf://owner/name[@revision][/file] in a Hub
  * of models, which is fetched into the usual cache (HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN and HF_HUB_OFFLINE are
  * read). `options`: or NULL for all defaults. `out`: receives the backbone.
- * Returns: NULL, or an error: MOCO_CODE_IO (also what cannot be fetched), MOCO_CODE_FORMAT (every missing, unknown or
- * misshapen tensor is named), MOCO_CODE_RUNTIME (every place where ONNX Runtime was looked for is named), MOCO_CODE_INVALID_ARGUMENT.
+ * Returns: NULL, or an error: MOCO_CODE_IO (also what cannot be fetched), MOCO_CODE_FORMAT (every missing, unknown or misshapen tensor is named),
+ * MOCO_CODE_RUNTIME (every place where ONNX Runtime was looked for is named), MOCO_CODE_INVALID_ARGUMENT.
  * Memory: free the backbone with moco_backbone_free().
  * Thread safety: any thread.
  */
@@ -872,11 +850,10 @@ moco_error *moco_image_read(const moco_image *image,
                             moco_frame **out);
 
 /**
- * The pixels of a decoded image. `type` says bits and inversion where they matter: above 8 bits, MOCO_PIXEL_BITS() where
- * fewer than the type has are significant, MOCO_PIXEL_INVERTED for MONOCHROME1; MOCO_PIXEL_TYPE_OF(type) is the
- * moco_pixel_type alone. `black` and `white` are the window that the file suggests, in the units of the values, for
- * backbones that read 8 bits; both 0 if it suggests none. Set them to the window you mean, or to 0 for a backbone whose
- * card maps deeper values itself.
+ * The pixels of a decoded image. `black` and `white` are the window that the file suggests, in the units of the values
+ * (exchanged for MONOCHROME1), for backbones that read 8 bits; both 0 if it suggests none. Set them to the window you
+ * mean, or to 0 for a backbone whose card maps deeper values itself; such a backbone cannot see in this struct that
+ * MONOCHROME1 values are bright where they are small: give it those files through moco_backbone_extract_paths().
  *
  * Parameters: `frame`: a decoded image. `out`: receives the description.
  * Returns: NULL, or an error.
@@ -925,9 +902,9 @@ void moco_log_set(moco_log_callback callback,
 const char *moco_version(void);
 
 /**
- * Number of the loaded library's C ABI: a program built for one MOCO_ABI_VERSION does not run with another.
+ * Number of the C ABI: a program built for one number does not run with another.
  *
- * Returns: the number.
+ * Returns: the number, 0.
  * Thread safety: any thread.
  */
 uint32_t moco_abi_version(void);
@@ -939,6 +916,6 @@ uint32_t moco_abi_version(void);
 #endif  /* MOCO_H */
 
 /** Every option at its default. */
-#define MOCO_BACKBONE_OPTIONS_INIT { sizeof(moco_backbone_options), NULL, NULL, 0, 0, NULL, 0, 0 }
+#define MOCO_BACKBONE_OPTIONS_INIT { sizeof(moco_backbone_options), NULL, NULL, 0, 0, NULL }
 /** Every option at its default. */
 #define MOCO_FIT_OPTIONS_INIT { sizeof(moco_fit_options), NULL, NULL, NULL, 0, 0, 0, 0.0f, 0.0f, 0, 0 }

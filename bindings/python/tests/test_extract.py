@@ -39,38 +39,6 @@ def test_every_tap_is_that_of_the_program(backbone, backbone_path, prefix, tmp_p
         assert features[tap].tobytes() in file
 
 
-def test_a_backbone_is_opened_for_grey_images_as_by_the_program(backbone, backbone_path, prefix, tmp_path, random):
-    pixels = random.integers(0, 256, (70, 90), np.uint8)
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images/a.png").write_bytes(png(pixels))
-    out = tmp_path / "features.npy"
-    command = [prefix / "bin/moco-infer", "embed", tmp_path / "images", "--backbone", backbone_path, "--out", out]
-    subprocess.run([*command, "--channels", "1"], check=True, stdout=subprocess.DEVNULL)
-    with moco.Backbone(backbone_path, channels=1) as grey:
-        assert grey.card["arch"]["in_channels"] == 1 and any("1 channels" in note for note in grey.card["notes"])
-        features = grey.extract(pixels)["pooled"]
-        assert features.tobytes() == np.load(out).tobytes()
-        with pytest.raises(moco.MocoError, match="`channels` = 5"):
-            grey.extract(random.integers(0, 256, (70, 90, 5), np.uint8))
-    # As the colour network answers grey that is repeated, but for one mean and deviation instead of three.
-    colour = backbone.extract(np.repeat(pixels[..., None], 3, 2))["pooled"]
-    assert 0 < np.linalg.norm(features - colour) < 0.5 * np.linalg.norm(colour)
-
-
-def test_bits_and_inversion_reach_the_library(backbone, random):
-    values = random.integers(0, 4096, (50, 40, 3), np.uint16)
-    expected = backbone.extract(values, window=(0, 4095), bits=12)["pooled"]
-    assert np.allclose(backbone.extract(4095 - values, window=(0, 4095), inverted=True)["pooled"], expected, atol=1e-5)
-    with pytest.raises(moco.MocoError, match="12 bits a value"):
-        backbone.extract(values, bits=12)
-    with pytest.raises(moco.MocoError, match="needs more than 11"):
-        backbone.extract(np.maximum(values, 2048), window=(0, 4095), bits=11)
-    with pytest.raises(ValueError, match="`bits` is 0"):
-        backbone.extract(values, bits=0)
-    with pytest.raises(ValueError, match="`bits` is about the values"):
-        backbone.extract("a.png", bits=12)
-
-
 def test_paths_bytes_and_arrays_of_the_same_pixels_give_the_same(backbone, tmp_path, random):
     sizes = [(64, 64), (33, 80), (120, 50)]
     arrays = [random.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
@@ -115,10 +83,10 @@ def test_pixels_are_not_copied_where_their_rows_are_whole(random):
 
     whole = random.integers(0, 256, (90, 100, 3), np.uint8)
     for view in [whole, whole[10:70], whole[10:70, 20:95], whole[::3], whole[..., 0].copy(), whole[:1, :1, :]]:
-        given = _images.images(view, _images.Values())
+        given = _images.images(view, None)
         assert given.array[0].data == view.ctypes.data
         assert (given.array[0].height, given.array[0].width) == view.shape[:2]
-    copied = _images.images(whole[:, ::-1], _images.Values())
+    copied = _images.images(whole[:, ::-1], None)
     assert copied.array[0].data != whole[:, ::-1].ctypes.data
 
 
@@ -174,8 +142,6 @@ def test_a_backbone_says_what_it_is(backbone, backbone_path):
         ({"threads": 0}, ValueError, "`threads` is 0"),
         ({"threads": 1 << 32}, ValueError, "`threads` is 4294967296"),
         ({"batch": 1.5}, TypeError, "`batch` must be a whole number"),
-        ({"channels": 0}, ValueError, "`channels` is 0"),
-        ({"channels": 1 << 20}, moco.MocoError, "1048576 channels"),
         ({"calibration": "absent.json"}, moco.MocoError, "absent.json"),
         ({"ort_library": "absent.so"}, moco.MocoError, "absent.so"),
     ],

@@ -133,6 +133,10 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
         map.view_mut(len)
     }
 
+    fn describe(&self) -> String {
+        "cuda".into()
+    }
+
     fn expect(&mut self, need: &Need, backward: bool) {
         match need {
             Need::Conv(shape) => {
@@ -143,7 +147,7 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
                 let bytes = Chunks::most_bytes::<T, D>(&self.driver, shape);
                 self.needs.scratch = self.needs.scratch.max(bytes);
             }
-            Need::Linear(_) => {}
+            Need::Linear(_) | Need::Resize(_) | Need::Concat | Need::Shared(_) => {}
         }
     }
 
@@ -200,9 +204,13 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
         params: &DeviceView<f32>,
         at: Offsets,
         _sums: bool,
+        relu: bool,
         y: &mut DeviceView<T>,
     ) {
         self.forward(shape, input, params, at, y);
+        if relu {
+            self.relu(None, y);
+        }
     }
 
     fn conv_backward_params(
@@ -367,7 +375,7 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
     fn norm_backward_apply(
         &mut self,
         shape: &NormShape,
-        z: &DeviceView<T>,
+        z: Option<&DeviceView<T>>,
         stats: &Memory<D>,
         recompute_mask: bool,
         dy: Option<&DeviceView<T>>,
@@ -377,6 +385,7 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
         let (groups, channels) = self.norm(shape);
         let chunks = Chunks::passing::<T, D>(&self.driver, shape);
         let dz = dz.address();
+        let z = z.expect("only running statistics, whose gradient is not supported, do without it");
         let apply = NormGradientApply {
             z: z.address(),
             stats: stats.address(),

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::conv::{self, ConvShape, Packed, Pass};
 use super::memory::zeroed;
 use super::norm::{Added, Masked};
+use super::resize::Tables;
 use super::*;
 
 /// Values per piece of an elementwise step.
@@ -25,6 +26,8 @@ pub struct CpuKernels<T: Element = f32> {
     merge: Vec<f64>,
     /// Group of each image of the batch that the last convolution read.
     image_group: Vec<u32>,
+    /// What the last resize read.
+    tables: Tables,
 }
 
 /// Largest scratch of all announced steps, in values.
@@ -35,6 +38,8 @@ struct Needs {
     image_sums: usize,
     merge: usize,
     images: usize,
+    /// Rows and columns of the inputs and outputs of resizes.
+    sides: [[usize; 2]; 2],
 }
 
 impl<T: Element> Default for CpuKernels<T> {
@@ -46,6 +51,7 @@ impl<T: Element> Default for CpuKernels<T> {
             image_sums: vec![],
             merge: vec![],
             image_group: vec![],
+            tables: Tables::default(),
         }
     }
 }
@@ -96,6 +102,14 @@ impl<T: Element> Kernels for CpuKernels<T> {
         if rayon::current_thread_index().is_some() { run() } else { rayon::scope(|_| run()) }
     }
 
+    fn describe(&self) -> String {
+        "cpu".into()
+    }
+
+    fn supports(&self, _need: &Need, _backward: bool) -> bool {
+        true
+    }
+
     fn expect(&mut self, need: &Need, backward: bool) {
         let needs = &mut self.needs;
         match need {
@@ -111,13 +125,19 @@ impl<T: Element> Kernels for CpuKernels<T> {
                 needs.block_sums = needs.block_sums.max(norm::sums_len(shape));
                 needs.merge = needs.merge.max(norm::merge_len(shape));
             }
-            Need::Linear(_) => {}
+            Need::Resize(shape) => {
+                for (needed, sides) in needs.sides.iter_mut().zip([shape.input, shape.output]) {
+                    needed.iter_mut().zip(sides).for_each(|(needed, side)| *needed = side.max(*needed));
+                }
+            }
+            Need::Linear(_) | Need::Concat | Need::Shared(_) => {}
         }
     }
 
     fn workspace_bytes(&self) -> usize {
         let n = &self.needs;
-        4 * (n.packed + n.block_sums) + 8 * (n.image_sums + n.merge) + 4 * n.images
+        let tables = resize::tables_bytes(n.sides[0], n.sides[1]);
+        4 * (n.packed + n.block_sums) + 8 * (n.image_sums + n.merge) + 4 * n.images + tables
     }
 
     fn allocate_workspace(&mut self) -> Result<()> {
@@ -126,6 +146,7 @@ impl<T: Element> Kernels for CpuKernels<T> {
         self.image_sums = zeroed(self.needs.image_sums)?;
         self.merge = zeroed(self.needs.merge)?;
         self.image_group = zeroed(self.needs.images)?;
+        self.tables = Tables::with_capacity(self.needs.sides[0], self.needs.sides[1]);
         Ok(())
     }
 
@@ -158,6 +179,7 @@ impl<T: Element> Kernels for CpuKernels<T> {
         params: &[f32],
         at: Offsets,
         sums: bool,
+        relu: bool,
         y: &mut [T],
     ) {
         self.packed.repack(shape, Pass::Forward, &params[at.weight..][..shape.weight_len()]);
@@ -165,6 +187,7 @@ impl<T: Element> Kernels for CpuKernels<T> {
         let epilogue = conv::Epilogue {
             stats: sums.then(|| &mut self.image_sums[..2 * shape.n * shape.c_out]),
             bias: at.bias.map(|bias| &params[bias..][..shape.c_out]),
+            relu,
             ..Default::default()
         };
         conv::forward(shape, input.x, &self.packed, y, norm.as_ref(), epilogue);
@@ -221,6 +244,26 @@ impl<T: Element> Kernels for CpuKernels<T> {
         }
     }
 
+    fn norm_image_stats(
+        &mut self,
+        shape: &NormShape,
+        z: &[T],
+        summed: bool,
+        params: &[f32],
+        at: NormOffsets,
+        stats: &mut Vec<f32>,
+    ) {
+        let Statistics::Image { groups } = shape.statistics else {
+            unreachable!("the plan asks for the statistics that a normalisation has")
+        };
+        if summed {
+            let sums = &self.image_sums[..2 * shape.map.n * shape.map.channels];
+            group_norm::stats_from_images(shape, groups, sums, params, at, stats);
+        } else {
+            group_norm::stats(shape, groups, z, params, at, stats, &mut self.block_sums);
+        }
+    }
+
     fn norm_running_stats(
         &mut self,
         shape: &NormShape,
@@ -270,7 +313,7 @@ impl<T: Element> Kernels for CpuKernels<T> {
     fn norm_backward_apply(
         &mut self,
         shape: &NormShape,
-        z: &[T],
+        z: Option<&[T]>,
         stats: &Vec<f32>,
         recompute_mask: bool,
         dy: Option<&[T]>,
@@ -337,6 +380,29 @@ impl<T: Element> Kernels for CpuKernels<T> {
         accumulate: bool,
     ) {
         linear::backward_data(shape, dy, params, at, dx, accumulate);
+    }
+
+    fn resize(&mut self, shape: &ResizeShape, x: &[T], y: &mut [T]) {
+        resize::forward(shape, &mut self.tables, x, y);
+    }
+
+    fn resize_backward(&mut self, shape: &ResizeShape, dy: &[T], dx: &mut [T], accumulate: bool) {
+        resize::backward(shape, &mut self.tables, dy, dx, accumulate);
+    }
+
+    fn insert_channels(&mut self, shape: &SliceShape, x: &[T], y: &mut [T]) {
+        slice::insert(shape, x, y);
+    }
+
+    fn take_channels(&mut self, shape: &SliceShape, dy: &[T], dx: &mut [T], accumulate: bool) {
+        slice::take(shape, dy, dx, accumulate);
+    }
+
+    fn add_to_gradients(&mut self, from: &[f32], len: usize, gradients: &mut [f32], offset: usize) {
+        gradients[offset..][..len]
+            .par_chunks_mut(PIECE)
+            .zip(from[..len].par_chunks(PIECE))
+            .for_each(|(to, from)| add_values(from, to));
     }
 }
 

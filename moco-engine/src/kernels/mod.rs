@@ -4,14 +4,20 @@ pub mod conv;
 mod cpu;
 mod element;
 pub mod gemm;
+mod group_norm;
 mod groups;
 mod linear;
 mod memory;
 mod norm;
 mod pool;
 mod reference;
+mod resize;
 mod rows;
+mod shapes;
 pub(crate) mod simd;
+mod slice;
+
+use std::fmt;
 
 use crate::Result;
 use conv::ConvShape;
@@ -20,6 +26,9 @@ pub use cpu::CpuKernels;
 pub use element::Element;
 pub use groups::{BnGroups, Group};
 pub use reference::ReferenceKernels;
+pub use shapes::{
+    LinearShape, MapShape, NormOffsets, NormShape, Offsets, PoolShape, ResizeShape, SliceShape, Statistics,
+};
 
 /// Everything a [`Plan`](crate::Plan) calls.
 ///
@@ -80,6 +89,22 @@ pub trait Kernels: Sized + Send + Sync {
     /// The first `len` values of a map, to be written.
     fn map_view_mut(map: &mut Self::Map, len: usize) -> &mut Self::MapView;
 
+    /// What messages call the place where they run.
+    fn describe(&self) -> String {
+        "this device".into()
+    }
+    /// Whether a step can be computed, and its gradient if `backward`; a plan with any other is refused.
+    fn supports(&self, need: &Need, backward: bool) -> bool {
+        match need {
+            Need::Conv(_) | Need::Linear(_) => true,
+            Need::Norm(shape) => match shape.statistics {
+                Statistics::Batch => true,
+                Statistics::Running => !backward,
+                Statistics::Image { .. } => false,
+            },
+            Need::Resize(_) | Need::Concat | Need::Shared(_) => false,
+        }
+    }
     /// Announces a step, at the plan's largest batch; `backward` tells whether its gradient will be asked for.
     fn expect(&mut self, need: &Need, backward: bool);
     /// Bytes of scratch for all announced steps.
@@ -113,8 +138,10 @@ pub trait Kernels: Sized + Send + Sync {
     /// `view[offset..offset + len] = 0`.
     fn zero(&mut self, view: &mut Self::View, offset: usize, len: usize);
 
-    /// `y = conv(input, params[weight])`, plus `params[bias]` on each pixel if there is one. With `sums`, the sums that
-    /// [`Kernels::norm_batch_stats`] needs are kept for the call that follows; `y` is the same to the bit without them.
+    /// `y = act(conv(input, params[weight]))`, with `params[bias]` on each pixel if there is one. With `sums`, the sums
+    /// that [`Kernels::norm_batch_stats`] or [`Kernels::norm_image_stats`] needs are kept for the call that follows; `y` is
+    /// the same to the bit without them.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one step")]
     fn conv_forward(
         &mut self,
         shape: &ConvShape,
@@ -122,6 +149,7 @@ pub trait Kernels: Sized + Send + Sync {
         params: &Self::View,
         at: Offsets,
         sums: bool,
+        relu: bool,
         y: &mut Self::MapView,
     );
     /// Gradients of weight and bias from the input and the output's gradient, written to `gradients`.
@@ -160,7 +188,21 @@ pub trait Kernels: Sized + Send + Sync {
         buffers: &mut Self::View,
         stats: &mut Self::Buffer,
     );
-    /// Running statistics into `stats`.
+    /// Statistics of every image's groups of channels ([`Statistics::Image`]) into `stats`, with `summed` as in
+    /// [`Kernels::norm_batch_stats`].
+    fn norm_image_stats(
+        &mut self,
+        shape: &NormShape,
+        z: &Self::MapView,
+        summed: bool,
+        params: &Self::View,
+        at: NormOffsets,
+        stats: &mut Self::Buffer,
+    ) {
+        let _ = (shape, z, summed, params, at, stats);
+        unsupported(self)
+    }
+    /// Running statistics into `stats`, with all that a backward pass reads of them.
     fn norm_running_stats(
         &mut self,
         shape: &NormShape,
@@ -180,7 +222,7 @@ pub trait Kernels: Sized + Send + Sync {
         y: &mut Self::MapView,
     );
     /// Gradients of weight and bias, written to `gradients`, and the sums that [`Kernels::norm_backward_apply`] needs,
-    /// kept in `stats`. With [`Mask::Output`], `dy` is masked in place.
+    /// kept in `stats` (running statistics need none). With [`Mask::Output`], `dy` is masked in place.
     #[expect(clippy::too_many_arguments, reason = "the operands of one step")]
     fn norm_backward_reduce(
         &mut self,
@@ -193,12 +235,13 @@ pub trait Kernels: Sized + Send + Sync {
         gradients: &mut Self::View,
     );
     /// Gradient of `z`, where `recompute_mask` masks `dy` as [`Mask::Recompute`] does: `dz = …`, or `dz += …` if
-    /// `accumulate`; `dy` is `None` to work in place on `dz`.
+    /// `accumulate`; `dy` is `None` to work in place on `dz`. `z` is `None` where it makes no difference: running
+    /// statistics ([`Statistics::Running`]) and no mask to recompute.
     #[expect(clippy::too_many_arguments, reason = "the operands of one step")]
     fn norm_backward_apply(
         &mut self,
         shape: &NormShape,
-        z: &Self::MapView,
+        z: Option<&Self::MapView>,
         stats: &Self::Buffer,
         recompute_mask: bool,
         dy: Option<&Self::MapView>,
@@ -265,6 +308,36 @@ pub trait Kernels: Sized + Send + Sync {
         dx: &mut Self::MapView,
         accumulate: bool,
     );
+
+    /// `y` is `x` brought to another height and width.
+    fn resize(&mut self, shape: &ResizeShape, x: &Self::MapView, y: &mut Self::MapView) {
+        let _ = (shape, x, y);
+        unsupported(self)
+    }
+    /// Gradient of the input of [`Kernels::resize`].
+    fn resize_backward(&mut self, shape: &ResizeShape, dy: &Self::MapView, dx: &mut Self::MapView, accumulate: bool) {
+        let _ = (shape, dy, dx, accumulate);
+        unsupported(self)
+    }
+    /// Writes `x` into its channels of `y`.
+    fn insert_channels(&mut self, shape: &SliceShape, x: &Self::MapView, y: &mut Self::MapView) {
+        let _ = (shape, x, y);
+        unsupported(self)
+    }
+    /// Reads channels of `dy`: the gradient of the input of [`Kernels::insert_channels`].
+    fn take_channels(&mut self, shape: &SliceShape, dy: &Self::MapView, dx: &mut Self::MapView, accumulate: bool) {
+        let _ = (shape, dy, dx, accumulate);
+        unsupported(self)
+    }
+    /// `gradients[offset..offset + len] += from[..len]`, where a layer has served more than once.
+    fn add_to_gradients(&mut self, from: &Self::View, len: usize, gradients: &mut Self::View, offset: usize) {
+        let _ = (from, len, gradients, offset);
+        unsupported(self)
+    }
+}
+
+fn unsupported<K: Kernels>(kernels: &K) {
+    unreachable!("{}: the plan was compiled with a step that `Kernels::supports` does not name", kernels.describe())
 }
 
 /// A direction in which a plan goes over its steps.
@@ -276,108 +349,38 @@ pub enum Pass {
     Backward,
 }
 
-/// A step that needs scratch.
+/// A kind of step that needs scratch, or that not every device computes.
 #[derive(Clone, Copy, Debug)]
 pub enum Need {
     /// A convolution.
     Conv(ConvShape),
-    /// A batch normalisation.
+    /// A normalisation.
     Norm(NormShape),
     /// A linear layer.
     Linear(LinearShape),
+    /// A resize.
+    Resize(ResizeShape),
+    /// Maps joined along their channels.
+    Concat,
+    /// Gradients of a layer that serves more than once, of so many parameters.
+    Shared(usize),
 }
 
-/// Places of a layer's tensors in the flat parameter buffer.
-#[derive(Clone, Copy, Debug)]
-pub struct Offsets {
-    /// First value of the weight.
-    pub weight: usize,
-    /// First value of the bias.
-    pub bias: Option<usize>,
-}
-
-/// Places of a batch normalisation's tensors: the first two in the parameters, the others in the buffers.
-#[derive(Clone, Copy, Debug)]
-pub struct NormOffsets {
-    /// Scale, in the parameters.
-    pub weight: usize,
-    /// Shift, in the parameters.
-    pub bias: usize,
-    /// In the buffers.
-    pub running_mean: usize,
-    /// In the buffers.
-    pub running_var: usize,
-}
-
-/// Feature maps of one size.
-#[derive(Clone, Copy, Debug)]
-pub struct MapShape {
-    /// Images.
-    pub n: usize,
-    /// Pixels of a map; 1 for vectors.
-    pub pixels: usize,
-    /// Channels.
-    pub channels: usize,
-}
-
-impl MapShape {
-    /// Number of values.
-    pub fn len(&self) -> usize {
-        self.n * self.sample_len()
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Need::Conv(_) => "a convolution",
+            Need::Norm(shape) => match shape.statistics {
+                Statistics::Batch => "a batch normalisation",
+                Statistics::Running => "a batch normalisation with running statistics",
+                Statistics::Image { .. } => "a group normalisation",
+            },
+            Need::Linear(_) => "a linear layer",
+            Need::Resize(_) => "a resize",
+            Need::Concat => "a concatenation",
+            Need::Shared(_) => "a layer that serves more than once, in training",
+        })
     }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Number of values of one image.
-    pub fn sample_len(&self) -> usize {
-        self.pixels * self.channels
-    }
-}
-
-/// A batch normalisation.
-#[derive(Clone, Copy, Debug)]
-pub struct NormShape {
-    /// What it normalises.
-    pub map: MapShape,
-    /// Which samples share statistics.
-    pub groups: BnGroups,
-    /// Added to the variance.
-    pub eps: f32,
-    /// Weight of the new statistics in the running ones.
-    pub momentum: f32,
-}
-
-/// A max pooling.
-#[derive(Clone, Copy, Debug)]
-pub struct PoolShape {
-    /// Images.
-    pub n: usize,
-    /// Height and width of the input.
-    pub input: [usize; 2],
-    /// Height and width of the output.
-    pub output: [usize; 2],
-    /// Channels.
-    pub channels: usize,
-    /// Side of the window; at most 15, so that a position fits a byte.
-    pub kernel: usize,
-    /// Stride in both directions.
-    pub stride: usize,
-    /// Padding on all four sides.
-    pub padding: usize,
-}
-
-/// A linear layer.
-#[derive(Clone, Copy, Debug)]
-pub struct LinearShape {
-    /// Rows.
-    pub n: usize,
-    /// Columns of the input.
-    pub inputs: usize,
-    /// Columns of the output.
-    pub outputs: usize,
 }
 
 /// What a convolution reads.

@@ -8,19 +8,19 @@ use rayon::prelude::*;
 
 use super::element::Element;
 use super::rows::{self, GradientTerms};
-use super::{BnGroups, Group, NormOffsets, NormShape};
+use super::{BnGroups, Group, NormOffsets, NormShape, Statistics, group_norm};
 
 /// Values in a block: about a quarter of a core's L2 cache.
 const BLOCK: usize = 1 << 15;
 
 /// Numbers kept per group and channel.
 const FIELDS: usize = 6;
-const MEAN: usize = 0;
-const INV_STD: usize = 1;
-const SCALE: usize = 2;
-const SHIFT: usize = 3;
-const SLOPE: usize = 4;
-const OFFSET: usize = 5;
+pub(super) const MEAN: usize = 0;
+pub(super) const INV_STD: usize = 1;
+pub(super) const SCALE: usize = 2;
+pub(super) const SHIFT: usize = 3;
+pub(super) const SLOPE: usize = 4;
+pub(super) const OFFSET: usize = 5;
 
 /// Length of `stats`: [6, groups, channels] = mean, 1/σ, scale, shift, and two terms of the gradient.
 pub(super) fn stats_len(shape: &NormShape) -> usize {
@@ -38,9 +38,9 @@ pub(super) fn sums_len(shape: &NormShape) -> usize {
     shape.map.n * blocks(shape) * 2 * shape.map.channels
 }
 
-/// Length of the f64 scratch: [2, channels].
+/// Length of the f64 scratch: [4, channels].
 pub(super) fn merge_len(shape: &NormShape) -> usize {
-    2 * shape.map.channels
+    4 * shape.map.channels
 }
 
 /// Batch statistics of every group; running statistics move as [`BnGroups`](super::BnGroups) tells.
@@ -95,7 +95,8 @@ pub(super) fn batch_stats_from_images(
     }
 }
 
-fn block_sums<T: Element>(shape: &NormShape, z: &[T], sums: &mut [f32]) {
+/// Sums of every block, [n, blocks, 2, channels], shifted by its first row.
+pub(super) fn block_sums<T: Element>(shape: &NormShape, z: &[T], sums: &mut [f32]) {
     let c = shape.map.channels;
     let block = block_rows(shape) * c;
     sums[..sums_len(shape)]
@@ -148,14 +149,20 @@ fn finish_group(
     }
 }
 
-/// Scale and shift from the running statistics, for every group.
+/// All fields from the running statistics, for every group.
 pub(super) fn running_stats(shape: &NormShape, params: &[f32], at: NormOffsets, buffers: &[f32], stats: &mut [f32]) {
     for g in 0..shape.groups.count() {
         for j in 0..shape.map.channels {
             let (mean, variance) = (f64::from(buffers[at.running_mean + j]), f64::from(buffers[at.running_var + j]));
+            let inv_std = 1.0 / (variance + f64::from(shape.eps)).sqrt();
             let scale = f64::from(params[at.weight + j]) / (variance + f64::from(shape.eps)).sqrt();
+            stats[place(shape, MEAN, g) + j] = mean as f32;
+            stats[place(shape, INV_STD, g) + j] = inv_std as f32;
             stats[place(shape, SCALE, g) + j] = scale as f32;
             stats[place(shape, SHIFT, g) + j] = (f64::from(params[at.bias + j]) - mean * scale) as f32;
+            // Constants have no gradient.
+            stats[place(shape, SLOPE, g) + j] = 0.0;
+            stats[place(shape, OFFSET, g) + j] = 0.0;
         }
     }
 }
@@ -239,6 +246,10 @@ pub(super) fn backward_reduce<T: Element>(
         },
     );
 
+    if let Statistics::Image { groups } = shape.statistics {
+        group_norm::finish_gradient(shape, groups, sums, at, stats, gradients, merge);
+        return;
+    }
     gradients[at.weight..][..c].fill(0.0);
     gradients[at.bias..][..c].fill(0.0);
     let (sum, dot) = merge[..2 * c].split_at_mut(c);
@@ -257,16 +268,22 @@ pub(super) fn backward_reduce<T: Element>(
             let scale = f64::from(stats[place(shape, SCALE, g) + j]);
             gradients[at.weight + j] += (dot[j] * inv_std) as f32;
             gradients[at.bias + j] += sum[j] as f32;
-            stats[place(shape, SLOPE, g) + j] = (-scale * inv_std * inv_std * dot[j] / count) as f32;
-            stats[place(shape, OFFSET, g) + j] = (-scale * sum[j] / count) as f32;
+            if shape.statistics == Statistics::Batch {
+                stats[place(shape, SLOPE, g) + j] = (-scale * inv_std * inv_std * dot[j] / count) as f32;
+                stats[place(shape, OFFSET, g) + j] = (-scale * sum[j] / count) as f32;
+            }
         }
     }
 }
 
-/// Gradient of `z` after [`backward_reduce`]; without `dy`, `dz` holds it.
+/// Gradient of `z` after [`backward_reduce`]; without `dy`, `dz` holds it. Running statistics are constants: `z` then
+/// serves the mask alone.
+///
+/// # Panics
+/// If `z` is missing where it is needed.
 pub(super) fn backward_apply<T: Element>(
     shape: &NormShape,
-    z: &[T],
+    z: Option<&[T]>,
     stats: &[f32],
     recompute_mask: bool,
     dy: Option<&[T]>,
@@ -286,7 +303,13 @@ pub(super) fn backward_apply<T: Element>(
         dz.par_chunks_mut(block).enumerate().for_each(|(b, dz)| {
             let at = i * sample + b * block..i * sample + b * block + dz.len();
             let dy = dy.map(|dy| &dy[at.clone()]);
-            rows::norm_gradient(&z[at], terms, recompute_mask, dy, dz, accumulate);
+            if shape.statistics == Statistics::Running {
+                let z = z.filter(|_| recompute_mask).map(|z| &z[at]);
+                rows::affine_gradient(z, terms.scale, terms.shift, dy, dz, accumulate);
+            } else {
+                let z = z.expect("the statistics depend on it");
+                rows::norm_gradient(&z[at], terms, recompute_mask, dy, dz, accumulate);
+            }
         });
     });
 }
@@ -304,7 +327,7 @@ fn field_len(shape: &NormShape) -> usize {
 }
 
 /// Where a group's values of a field start.
-fn place(shape: &NormShape, field: usize, group: usize) -> usize {
+pub(super) fn place(shape: &NormShape, field: usize, group: usize) -> usize {
     field * field_len(shape) + group * shape.map.channels
 }
 
@@ -313,9 +336,23 @@ fn field<'a>(shape: &NormShape, stats: &'a [f32], field: usize, group: usize) ->
 }
 
 /// Sums of every block of a group, [2, channels] each, in the order of samples and rows.
-fn group_blocks<'a>(shape: &NormShape, group: Group, sums: &'a [f32]) -> impl Iterator<Item = &'a [f32]> {
+pub(super) fn group_blocks<'a>(shape: &NormShape, group: Group, sums: &'a [f32]) -> impl Iterator<Item = &'a [f32]> {
     let (c, blocks) = (shape.map.channels, blocks(shape));
     group.samples().flat_map(move |i| (0..blocks).map(move |b| &sums[(i * blocks + b) * 2 * c..][..2 * c]))
+}
+
+/// First row and number of rows of each block of a group, beside its sums.
+pub(super) fn blocks_of<'a, T: Element>(
+    shape: &NormShape,
+    group: Group,
+    z: &'a [T],
+    sums: &'a [f32],
+) -> impl Iterator<Item = ((&'a [T], f64), &'a [f32])> {
+    let (c, pixels, block, blocks) = (shape.map.channels, shape.map.pixels, block_rows(shape), blocks(shape));
+    let places = group.samples().flat_map(move |i| {
+        (0..blocks).map(move |b| (&z[(i * pixels + b * block) * c..][..c], block.min(pixels - b * block) as f64))
+    });
+    places.zip(group_blocks(shape, group, sums))
 }
 
 /// Mean, and sum of squared deviations from it, of one group from its block sums (Chan, Golub, LeVeque 1983).
@@ -328,19 +365,9 @@ fn merge_moments<T: Element>(
     deviation: &mut [f64],
 ) {
     let c = shape.map.channels;
-    let (block, blocks) = (block_rows(shape), blocks(shape));
-    // First row and number of rows of each block, beside its sums.
-    let places = || {
-        group.samples().flat_map(move |i| {
-            (0..blocks).map(move |b| {
-                let first = i * shape.map.pixels + b * block;
-                (&z[first * c..][..c], block.min(shape.map.pixels - b * block) as f64)
-            })
-        })
-    };
     let count = (group.len * shape.map.pixels) as f64;
     mean.fill(0.0);
-    for ((first, rows), sums) in places().zip(group_blocks(shape, group, sums)) {
+    for ((first, rows), sums) in blocks_of(shape, group, z, sums) {
         for j in 0..c {
             mean[j] += f64::from(first[j].widen()) * rows + f64::from(sums[j]);
         }
@@ -349,7 +376,7 @@ fn merge_moments<T: Element>(
         *mean /= count;
     }
     deviation.fill(0.0);
-    for ((first, rows), sums) in places().zip(group_blocks(shape, group, sums)) {
+    for ((first, rows), sums) in blocks_of(shape, group, z, sums) {
         let each = 1.0 / rows;
         for j in 0..c {
             let shifted = f64::from(sums[j]) * each;

@@ -3,6 +3,8 @@
 //! Slow and simple on purpose, and independent of the fast kernels: no blocks, no packing, no fusion beyond what the
 //! trait demands.
 
+mod maps;
+
 use rayon::prelude::*;
 
 use super::conv::ConvShape;
@@ -161,6 +163,14 @@ impl Kernels for ReferenceKernels {
         &mut map[..len]
     }
 
+    fn describe(&self) -> String {
+        "the f64 reference".into()
+    }
+
+    fn supports(&self, _need: &Need, _backward: bool) -> bool {
+        true
+    }
+
     fn expect(&mut self, _need: &Need, _backward: bool) {}
 
     fn workspace_bytes(&self) -> usize {
@@ -202,6 +212,7 @@ impl Kernels for ReferenceKernels {
         params: &[f64],
         at: Offsets,
         _sums: bool,
+        act: bool,
         y: &mut [f64],
     ) {
         let s = shape;
@@ -228,6 +239,9 @@ impl Kernels for ReferenceKernels {
             }
         });
         self.disturb(y);
+        if act {
+            self.relu(None, y);
+        }
     }
 
     fn conv_backward_params(
@@ -342,6 +356,18 @@ impl Kernels for ReferenceKernels {
         }
     }
 
+    fn norm_image_stats(
+        &mut self,
+        shape: &NormShape,
+        z: &[f64],
+        _summed: bool,
+        params: &[f64],
+        at: NormOffsets,
+        stats: &mut Vec<f64>,
+    ) {
+        maps::image_stats(shape, z, params, at, stats);
+    }
+
     fn norm_running_stats(
         &mut self,
         shape: &NormShape,
@@ -351,9 +377,13 @@ impl Kernels for ReferenceKernels {
         stats: &mut Vec<f64>,
     ) {
         for (g, j) in (0..shape.groups.count()).flat_map(|g| (0..shape.map.channels).map(move |j| (g, j))) {
-            let scale = params[at.weight + j] / (buffers[at.running_var + j] + f64::from(shape.eps)).sqrt();
-            stats[place(shape, 2, g) + j] = scale;
-            stats[place(shape, 3, g) + j] = params[at.bias + j] - buffers[at.running_mean + j] * scale;
+            let (mean, variance) = (buffers[at.running_mean + j], buffers[at.running_var + j]);
+            let inv_std = 1.0 / (variance + f64::from(shape.eps)).sqrt();
+            let scale = params[at.weight + j] * inv_std;
+            let fields = [mean, inv_std, scale, params[at.bias + j] - mean * scale, 0.0, 0.0];
+            for (field, value) in fields.into_iter().enumerate() {
+                stats[place(shape, field, g) + j] = value;
+            }
         }
     }
 
@@ -390,6 +420,10 @@ impl Kernels for ReferenceKernels {
         if let Mask::Output(y) = mask {
             self.relu_mask(y, dy);
         }
+        if let Statistics::Image { groups } = shape.statistics {
+            maps::image_gradients(shape, groups, z, stats, matches!(mask, Mask::Recompute), dy, at, gradients);
+            return;
+        }
         let recompute = matches!(mask, Mask::Recompute);
         let open = |i: usize, stats: &[f64]| !recompute || normalised(shape, z[i], stats, i) > 0.0;
         for j in 0..shape.map.channels {
@@ -404,8 +438,9 @@ impl Kernels for ReferenceKernels {
                 d_weight += dot;
                 d_bias += sum;
                 let count = (group.len * shape.map.pixels) as f64;
-                stats[place(shape, 4, g) + j] = sum / count;
-                stats[place(shape, 5, g) + j] = dot / count;
+                let moves = if shape.statistics == Statistics::Batch { stats[place(shape, 2, g) + j] } else { 0.0 };
+                stats[place(shape, 4, g) + j] = moves * sum / count;
+                stats[place(shape, 5, g) + j] = moves * dot / count;
             }
             gradients[at.weight + j] = d_weight;
             gradients[at.bias + j] = d_bias;
@@ -415,7 +450,7 @@ impl Kernels for ReferenceKernels {
     fn norm_backward_apply(
         &mut self,
         shape: &NormShape,
-        z: &[f64],
+        z: Option<&[f64]>,
         stats: &Vec<f64>,
         recompute_mask: bool,
         dy: Option<&[f64]>,
@@ -425,10 +460,12 @@ impl Kernels for ReferenceKernels {
         for (i, dz) in dz.iter_mut().enumerate() {
             let (j, g) = channel_and_group(shape, i);
             let field = |f| stats[place(shape, f, g) + j];
-            let open = !recompute_mask || normalised(shape, z[i], stats, i) > 0.0;
+            // Where it is missing, the terms that it belongs to are 0.
+            let z = z.map_or(field(0), |z| z[i]);
+            let open = !recompute_mask || normalised(shape, z, stats, i) > 0.0;
             let gradient = if open { dy.map_or(*dz, |dy| dy[i]) } else { 0.0 };
-            let unit = (z[i] - field(0)) * field(1);
-            set(dz, field(2) * (gradient - field(4) - unit * field(5)), accumulate);
+            let unit = (z - field(0)) * field(1);
+            set(dz, field(2) * gradient - field(4) - unit * field(5), accumulate);
         }
     }
 
@@ -554,5 +591,29 @@ impl Kernels for ReferenceKernels {
                 .sum();
             set(dx, sum, accumulate);
         }
+    }
+
+    fn resize(&mut self, shape: &ResizeShape, x: &[f64], y: &mut [f64]) {
+        maps::resize(shape, x, y);
+    }
+
+    fn resize_backward(&mut self, shape: &ResizeShape, dy: &[f64], dx: &mut [f64], accumulate: bool) {
+        maps::resize_backward(shape, dy, dx, accumulate);
+    }
+
+    fn insert_channels(&mut self, shape: &SliceShape, x: &[f64], y: &mut [f64]) {
+        for (i, x) in x.iter().enumerate() {
+            y[i / shape.channels * shape.of + shape.first + i % shape.channels] = *x;
+        }
+    }
+
+    fn take_channels(&mut self, shape: &SliceShape, dy: &[f64], dx: &mut [f64], accumulate: bool) {
+        for (i, dx) in dx.iter_mut().enumerate() {
+            set(dx, dy[i / shape.channels * shape.of + shape.first + i % shape.channels], accumulate);
+        }
+    }
+
+    fn add_to_gradients(&mut self, from: &[f64], len: usize, gradients: &mut [f64], offset: usize) {
+        self.add_assign(&from[..len], &mut gradients[offset..][..len]);
     }
 }

@@ -243,6 +243,88 @@ multiversion! {
     }
 }
 
+/// `dz (+)= scale · dy`, with `dy` masked by `z · scale + shift > 0` if there is `z`; without `dy`, `dz` holds it.
+pub(super) fn affine_gradient<T: Element>(
+    z: Option<&[T]>,
+    scale: &[f32],
+    shift: &[f32],
+    dy: Option<&[T]>,
+    dz: &mut [T],
+    accumulate: bool,
+) {
+    match (z, dy) {
+        (None, None) => scale_in_place(scale, dz),
+        (None, Some(dy)) => scale_into(scale, dy, dz, accumulate),
+        (Some(z), None) => scale_masked_in_place(z, scale, shift, dz),
+        (Some(z), Some(dy)) => scale_masked_into(z, scale, shift, dy, dz, accumulate),
+    }
+}
+
+multiversion! {
+    fn scale_in_place<T: Element>(scale: &[f32], dz: &mut [T]) {
+        let c = scale.len();
+        for dz in dz.chunks_exact_mut(c) {
+            for j in 0..c {
+                dz[j] = T::narrow(dz[j].widen() * scale[j]);
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn scale_into<T: Element>(scale: &[f32], dy: &[T], dz: &mut [T], accumulate: bool) {
+        let c = scale.len();
+        for (dy, dz) in dy.chunks_exact(c).zip(dz.chunks_exact_mut(c)) {
+            for j in 0..c {
+                let before = if accumulate { dz[j].widen() } else { 0.0 };
+                dz[j] = T::narrow(before + dy[j].widen() * scale[j]);
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn scale_masked_in_place<T: Element>(z: &[T], scale: &[f32], shift: &[f32], dz: &mut [T]) {
+        let c = scale.len();
+        let shift = &shift[..c];
+        for (z, dz) in z.chunks_exact(c).zip(dz.chunks_exact_mut(c)) {
+            for j in 0..c {
+                let open = z[j].widen() * scale[j] + shift[j] > 0.0;
+                dz[j] = T::narrow(if open { dz[j].widen() * scale[j] } else { 0.0 });
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn scale_masked_into<T: Element>(
+        z: &[T], scale: &[f32], shift: &[f32], dy: &[T], dz: &mut [T], accumulate: bool,
+    ) {
+        let c = scale.len();
+        let shift = &shift[..c];
+        for ((z, dy), dz) in z.chunks_exact(c).zip(dy.chunks_exact(c)).zip(dz.chunks_exact_mut(c)) {
+            for j in 0..c {
+                let before = if accumulate { dz[j].widen() } else { 0.0 };
+                let open = z[j].widen() * scale[j] + shift[j] > 0.0;
+                dz[j] = T::narrow(before + if open { dy[j].widen() * scale[j] } else { 0.0 });
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Per channel, the sum over rows.
+    pub(super) fn sums<T: Element>(dy: &[T], sums: &mut [f32]) {
+        let c = sums.len();
+        sums.fill(0.0);
+        for dy in dy.chunks_exact(c) {
+            for j in 0..c {
+                sums[j] += dy[j].widen();
+            }
+        }
+    }
+}
+
 /// max(x, 0) that keeps NaN, as PyTorch's does.
 #[inline(always)]
 pub(super) fn clamp(x: f32) -> f32 {

@@ -1,16 +1,19 @@
 //! Running a plan backward.
 
 use super::memory::{Life, gets_gradient};
-use super::program::{Join, Step, ValueId};
-use super::{Mode, Plan, State, norm_shape, read};
-use crate::kernels::{ConvInput, InputNorm, LinearShape, MapShape, Mask, Pass, PoolShape};
+use super::program::{Join, Learns, Step, ValueId};
+use super::{Mode, Plan, State, norm_shape, read, rows_of};
+use crate::kernels::{
+    ConvInput, InputNorm, LinearShape, MapShape, Mask, NormOffsets, Offsets, Pass, PoolShape, ResizeShape, SliceShape,
+};
 use crate::{Error, Kernels, Result};
 
 impl<K: Kernels> Plan<K> {
     /// Gradients of the parameters after a forward pass in [`Mode::Train`].
     /// - `params`: those of the forward pass.
     /// - `d_taps`: gradients of the loss with respect to taps, each like the tap's output; taps left out have none.
-    /// - `gradients`: flat, in the order of `params`; overwritten (0 where no gradient arrives).
+    /// - `gradients`: flat, in the order of `params`; overwritten (0 where no gradient arrives, and where parameters are
+    ///   frozen).
     ///
     /// A forward pass serves one backward pass: its buffers are reused on the way. The taps stay readable.
     ///
@@ -64,6 +67,7 @@ impl<K: Kernels> Plan<K> {
     ) -> Result<()> {
         self.kernels.zero(gradients, 0, self.program.params_len);
         self.present.fill(false);
+        self.learnt.fill(false);
         let mut segments = self.segments.len();
         for t in (0..self.program.steps.len()).rev() {
             let step = self.program.steps[t];
@@ -119,9 +123,12 @@ impl<K: Kernels> Plan<K> {
         self.parameter_gradients(step, dy, gradients, n);
         // Every target but the heir reads the gradient of the output; the heir then takes it over.
         let mut heir = None;
-        for i in 0..2 {
-            let Some((x, inherits)) = self.target(&step, i, slot) else { continue };
-            if inherits {
+        for i in 0.. {
+            let Some((x, _)) = self.program.gradient_target(&step, i) else { break };
+            if !self.program.values[x].needs_gradient {
+                continue;
+            }
+            if self.memory.gradient[x] == Some(slot) {
                 heir = Some((x, i));
             } else {
                 self.input_gradient(step, i, x, dy, params, n);
@@ -134,47 +141,109 @@ impl<K: Kernels> Plan<K> {
         self.put_back(slot, buffer);
     }
 
-    /// The `i`-th target of a step that needs a gradient, and whether it inherits the output's.
-    fn target(&self, step: &Step, i: usize, slot: usize) -> Option<(ValueId, bool)> {
-        let (x, _) = self.program.gradient_targets(step).nth(i)?;
-        self.program.values[x].needs_gradient.then(|| (x, self.memory.gradient[x] == Some(slot)))
-    }
-
     /// Masks `dy` by the step's ReLU where that has to be written, and computes the gradients of the step's parameters.
     fn parameter_gradients(&mut self, step: Step, dy: &mut K::MapView, gradients: &mut K::View, n: usize) {
-        let Plan { program, memory, slots, stats, kernels, .. } = self;
+        let Plan { program, memory, slots, kernels, .. } = self;
         let value = |v| read::<K>(program, memory, slots, Life::Second, v, n);
         match step {
-            Step::Conv { x, shape, at, .. } => {
+            Step::Conv { y, relu: true, .. }
+            | Step::Linear { y, relu: true, .. }
+            | Step::Relu { y, .. }
+            | Step::Add { y, relu: true, .. } => kernels.relu_mask(value(y), dy),
+            _ => {}
+        }
+        match step {
+            Step::Conv { learns: Learns::Nothing, .. } | Step::Linear { learns: Learns::Nothing, .. } => {}
+            Step::Conv { x, shape, at, learns, .. } => self.learn(learns, at.weight, gradients, |plan, start, into| {
+                let Plan { program, memory, slots, stats, kernels, .. } = plan;
                 let norm = program.values[x].unwritten.map(|u| (norm_shape(&program.norms[u.norm], n), u));
                 let norm = norm.as_ref().map(|(shape, u)| InputNorm { shape, stats: &stats[u.norm], relu: u.relu });
-                kernels.conv_backward_params(&shape.with_n(n), ConvInput { x: value(x), norm }, dy, at, gradients);
-            }
-            Step::Linear { x, y, shape, at, relu } => {
-                if relu {
-                    kernels.relu_mask(value(y), dy);
-                }
-                kernels.linear_backward_params(&LinearShape { n, ..shape }, value(x), dy, at, gradients);
+                let input = ConvInput { x: read::<K>(program, memory, slots, Life::Second, x, n), norm };
+                kernels.conv_backward_params(&shape.with_n(n), input, dy, layer_at(at, start), into);
+            }),
+            Step::Linear { x, shape, at, learns, .. } => {
+                self.learn(learns, at.weight, gradients, |plan, start, into| {
+                    let Plan { program, memory, slots, kernels, .. } = plan;
+                    let x = read::<K>(program, memory, slots, Life::Second, x, n);
+                    kernels.linear_backward_params(&LinearShape { n, ..shape }, x, dy, layer_at(at, start), into);
+                })
             }
             Step::Apply { norm, join, relu, y } => {
-                let mask = match (relu, join) {
-                    (false, _) => Mask::None,
-                    (true, Join::Nothing) => Mask::Recompute,
-                    (true, Join::Value(_) | Join::Norm(_)) => Mask::Output(value(y)),
-                };
-                let first = &program.norms[norm];
-                let (shape, z) = (norm_shape(first, n), value(first.z));
-                kernels.norm_backward_reduce(&shape, z, &mut stats[norm], mask, dy, first.at, gradients);
+                let recompute = relu && matches!(join, Join::Nothing);
+                let mask = (relu && !recompute).then_some(y);
+                self.norm_gradients(norm, recompute, mask, dy, gradients, n);
                 if let Join::Norm(other) = join {
-                    let second = &program.norms[other];
-                    let (shape, z) = (norm_shape(second, n), value(second.z));
-                    let (stats, at) = (&mut stats[other], second.at);
-                    kernels.norm_backward_reduce(&shape, z, stats, Mask::None, dy, at, gradients);
+                    self.norm_gradients(other, false, None, dy, gradients, n);
                 }
             }
-            Step::Relu { y, .. } | Step::Add { y, relu: true, .. } => kernels.relu_mask(value(y), dy),
-            Step::Add { relu: false, .. } | Step::MaxPool { .. } | Step::MeanPool { .. } => {}
+            Step::Relu { .. }
+            | Step::Add { .. }
+            | Step::MaxPool { .. }
+            | Step::MeanPool { .. }
+            | Step::Resize { .. }
+            | Step::Concat { .. } => {}
             Step::Stats { .. } => unreachable!("statistics have no output"),
+        }
+    }
+
+    /// The sums with which the gradient of a normalisation begins; `mask` is the value by whose sign `dy` is masked.
+    fn norm_gradients(
+        &mut self,
+        of: usize,
+        recompute: bool,
+        mask: Option<ValueId>,
+        dy: &mut K::MapView,
+        gradients: &mut K::View,
+        n: usize,
+    ) {
+        if !self.program.reduces(of) {
+            if let Some(y) = mask {
+                let y = read::<K>(&self.program, &self.memory, &self.slots, Life::Second, y, n);
+                self.kernels.relu_mask(y, dy);
+            }
+            return;
+        }
+        let (at, learns, channels) = {
+            let norm = &self.program.norms[of];
+            (norm.at, norm.learns, norm.shape.map.channels)
+        };
+        self.learn(learns, at.weight, gradients, |plan, start, into| {
+            let Plan { program, memory, slots, stats, kernels, .. } = plan;
+            let value = |v| read::<K>(program, memory, slots, Life::Second, v, n);
+            let mask = match mask {
+                _ if recompute => Mask::Recompute,
+                None => Mask::None,
+                Some(y) => Mask::Output(value(y)),
+            };
+            let norm = &program.norms[of];
+            let (shape, z) = (norm_shape(norm, n), value(norm.z));
+            kernels.norm_backward_reduce(&shape, z, &mut stats[of], mask, dy, norm_at(at, start), into);
+        });
+        if learns == Learns::Nothing {
+            // They came with the sums of the statistics.
+            self.kernels.zero(gradients, at.weight, channels);
+            self.kernels.zero(gradients, at.bias, channels);
+        }
+    }
+
+    /// Lets `step` write the gradients of a layer's parameters, which begin at `start`: into `gradients`, or, where another
+    /// use of the layer has left its own there, into the scratch that is then added. `step` is told where they begin.
+    fn learn(
+        &mut self,
+        learns: Learns,
+        start: usize,
+        gradients: &mut K::View,
+        step: impl FnOnce(&mut Plan<K>, usize, &mut K::View),
+    ) {
+        match learns {
+            Learns::Shared(layer) if std::mem::replace(&mut self.learnt[layer], true) => {
+                let len = self.program.shared[layer];
+                let mut scratch = self.scratch.take().expect("a plan with shared layers has a scratch");
+                step(self, 0, K::view_mut(&mut scratch, len));
+                self.kernels.add_to_gradients(K::view(&scratch, len), len, gradients, start);
+                self.scratch = Some(scratch);
+            }
+            _ => step(self, start, gradients),
         }
     }
 
@@ -183,7 +252,7 @@ impl<K: Kernels> Plan<K> {
         let slot = self.memory.gradient[x].expect("a value that needs a gradient has a slot for it");
         let mut buffer = self.take(slot);
         let accumulate = std::mem::replace(&mut self.present[x], true);
-        let Plan { program, memory, slots, stats, kernels, indices, .. } = self;
+        let Plan { program, memory, slots, stats, kernels, config, indices, .. } = self;
         let dx = K::map_view_mut(&mut buffer, n * program.sample_len(x));
         match step {
             Step::Conv { shape, at, .. } => {
@@ -196,13 +265,20 @@ impl<K: Kernels> Plan<K> {
                 kernels.max_pool_backward(&PoolShape { n, ..shape }, dy, &indices[index], dx, accumulate);
             }
             Step::MeanPool { shape, .. } => kernels.mean_pool_backward(&MapShape { n, ..shape }, dy, dx, accumulate),
+            Step::Resize { shape, .. } => kernels.resize_backward(&ResizeShape { n, ..shape }, dy, dx, accumulate),
+            Step::Concat { parts, .. } => {
+                let shape = &program.joined[parts][i].1;
+                let rows = rows_of(shape, n, config.batch);
+                kernels.take_channels(&SliceShape { rows, ..*shape }, dy, dx, accumulate);
+            }
             Step::Relu { .. } | Step::Add { .. } => pass_on(kernels, dy, dx, accumulate),
             Step::Apply { norm, join, relu, .. } => match normalised_target(norm, join, i) {
                 None => pass_on(kernels, dy, dx, accumulate),
                 Some(of) => {
                     let (norm, stats) = (&program.norms[of], &stats[of]);
-                    let z = read::<K>(program, memory, slots, Life::Second, norm.z, n);
                     let recompute = relu && matches!(join, Join::Nothing);
+                    let z = (program.backward_reads_z(of, recompute))
+                        .then(|| read::<K>(program, memory, slots, Life::Second, norm.z, n));
                     kernels.norm_backward_apply(&norm_shape(norm, n), z, stats, recompute, Some(dy), dx, accumulate);
                 }
             },
@@ -218,8 +294,9 @@ impl<K: Kernels> Plan<K> {
             && let Some(of) = normalised_target(norm, join, i)
         {
             let (norm, stats) = (&program.norms[of], &stats[of]);
-            let z = read::<K>(program, memory, slots, Life::Second, norm.z, n);
             let recompute = relu && matches!(join, Join::Nothing);
+            let z = (program.backward_reads_z(of, recompute))
+                .then(|| read::<K>(program, memory, slots, Life::Second, norm.z, n));
             kernels.norm_backward_apply(&norm_shape(norm, n), z, stats, recompute, None, dy, false);
         }
     }
@@ -240,4 +317,14 @@ fn pass_on<K: Kernels>(kernels: &mut K, dy: &K::MapView, dx: &mut K::MapView, ac
     } else {
         kernels.copy(dy, dx);
     }
+}
+
+/// Places of a layer's gradients where they begin at `start`.
+fn layer_at(at: Offsets, start: usize) -> Offsets {
+    Offsets { weight: start, bias: at.bias.map(|bias| bias - at.weight + start) }
+}
+
+/// The same of a normalisation.
+fn norm_at(at: NormOffsets, start: usize) -> NormOffsets {
+    NormOffsets { weight: start, bias: at.bias - at.weight + start, ..at }
 }

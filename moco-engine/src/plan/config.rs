@@ -44,6 +44,13 @@ pub struct PlanConfig {
     pub taps: Vec<String>,
     /// What is computed twice to save memory; unused outside of [`Mode::Train`].
     pub recompute: Recompute,
+    /// Nodes whose parameters are not trained: each entry is a node's name, or the part of names before a dot (`layer1`
+    /// for all of `layer1.…`). Their gradients stay 0 and are not computed, and a backward pass ends where nothing that is
+    /// trained lies below. A node tied to another follows that. Unused outside of [`Mode::Train`].
+    pub frozen: Vec<String>,
+    /// Nodes, named alike, whose batch normalisations (if any) use the running statistics in every mode, and leave them as
+    /// they are. Their weights and biases are trained unless [`PlanConfig::frozen`] names them as well.
+    pub running_norms: Vec<String>,
 }
 
 impl PlanConfig {
@@ -57,6 +64,8 @@ impl PlanConfig {
             bn_groups: BnGroups::Whole,
             taps: vec![],
             recompute: Recompute::Nothing,
+            frozen: vec![],
+            running_norms: vec![],
         }
     }
 
@@ -69,6 +78,18 @@ impl PlanConfig {
     /// The same, computing this again instead of keeping it.
     pub fn with_recompute(mut self, recompute: Recompute) -> PlanConfig {
         self.recompute = recompute;
+        self
+    }
+
+    /// The same without training these nodes, see [`PlanConfig::frozen`].
+    pub fn with_frozen(mut self, nodes: Vec<String>) -> PlanConfig {
+        self.frozen = nodes;
+        self
+    }
+
+    /// The same with running statistics in these nodes, see [`PlanConfig::running_norms`].
+    pub fn with_running_norms(mut self, nodes: Vec<String>) -> PlanConfig {
+        self.running_norms = nodes;
         self
     }
 

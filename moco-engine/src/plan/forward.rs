@@ -1,9 +1,11 @@
 //! Running a plan forward.
 
 use super::memory::Life;
-use super::program::{Join, Step, ValueId};
-use super::{Mode, Plan, State, norm_shape, read};
-use crate::kernels::{ConvInput, InputNorm, LinearShape, MapShape, Pass, PoolShape, Residual};
+use super::program::{Join, Norm, Step, ValueId};
+use super::{Plan, State, norm_shape, read, rows_of};
+use crate::kernels::{
+    ConvInput, InputNorm, LinearShape, MapShape, Pass, PoolShape, Residual, ResizeShape, SliceShape, Statistics,
+};
 use crate::{Error, Kernels, Result};
 
 impl<K: Kernels> Plan<K> {
@@ -67,25 +69,23 @@ impl<K: Kernels> Plan<K> {
     }
 
     fn check_groups(&self, n: usize) -> Result<()> {
-        if self.config.mode == Mode::Eval {
-            return Ok(());
-        }
         let smallest = self.config.bn_groups.of(n).map(|g| g.len).min().unwrap_or(0);
-        match self.program.norms.iter().find(|norm| smallest * norm.shape.map.pixels < 2) {
+        let too_few = |norm: &&Norm| smallest * norm.shape.map.pixels < 2;
+        match self.program.norms.iter().filter(|n| n.shape.statistics == Statistics::Batch).find(too_few) {
             Some(norm) => Err(Error::OneValuePerChannel { node: norm.node.clone() }),
             None => Ok(()),
         }
     }
 
     fn statistics(&mut self, norm: usize, summed: bool, params: &K::View, buffers: &mut K::View, n: usize) {
-        let Plan { program, memory, slots, stats, kernels, config, .. } = self;
+        let Plan { program, memory, slots, stats, kernels, .. } = self;
         let (norm, stats) = (&program.norms[norm], &mut stats[norm]);
         let shape = norm_shape(norm, n);
-        if config.mode == Mode::Eval {
-            kernels.norm_running_stats(&shape, params, norm.at, buffers, stats);
-        } else {
-            let z = read::<K>(program, memory, slots, Life::First, norm.z, n);
-            kernels.norm_batch_stats(&shape, z, summed, params, norm.at, buffers, stats);
+        let z = || read::<K>(program, memory, slots, Life::First, norm.z, n);
+        match shape.statistics {
+            Statistics::Running => kernels.norm_running_stats(&shape, params, norm.at, buffers, stats),
+            Statistics::Batch => kernels.norm_batch_stats(&shape, z(), summed, params, norm.at, buffers, stats),
+            Statistics::Image { .. } => kernels.norm_image_stats(&shape, z(), summed, params, norm.at, stats),
         }
     }
 
@@ -101,11 +101,11 @@ impl<K: Kernels> Plan<K> {
         let y = K::map_view_mut(&mut output, n * program.sample_len(y));
         match step {
             Step::Stats { .. } => unreachable!("statistics write no value"),
-            Step::Conv { x, shape, at, sums, .. } => {
+            Step::Conv { x, shape, at, sums, relu, .. } => {
                 let norm = program.values[x].unwritten.map(|u| (norm_shape(&program.norms[u.norm], n), u));
                 let norm = norm.as_ref().map(|(shape, u)| InputNorm { shape, stats: &stats[u.norm], relu: u.relu });
-                let sums = sums && config.mode != Mode::Eval && life == Life::First;
-                kernels.conv_forward(&shape.with_n(n), ConvInput { x: value(x), norm }, params, at, sums, y);
+                let sums = sums && life == Life::First;
+                kernels.conv_forward(&shape.with_n(n), ConvInput { x: value(x), norm }, params, at, sums, relu, y);
             }
             Step::Apply { norm, join, relu, .. } => {
                 let z = operand(program.norms[norm].z);
@@ -119,12 +119,20 @@ impl<K: Kernels> Plan<K> {
             Step::Relu { x, .. } => kernels.relu(operand(x), y),
             Step::Add { a, b, relu, .. } => kernels.add(operand(a), value(b), relu, y),
             Step::MaxPool { x, shape, index, .. } => {
-                let index = indices.get_mut(index).filter(|_| life == Life::First);
+                let wanted = program.indices[index] > 0 && life == Life::First;
+                let index = indices.get_mut(index).filter(|_| wanted);
                 kernels.max_pool(&PoolShape { n, ..shape }, value(x), y, index);
             }
             Step::MeanPool { x, shape, .. } => kernels.mean_pool(&MapShape { n, ..shape }, value(x), y),
             Step::Linear { x, shape, at, relu, .. } => {
                 kernels.linear(&LinearShape { n, ..shape }, value(x), params, at, relu, y);
+            }
+            Step::Resize { x, shape, .. } => kernels.resize(&ResizeShape { n, ..shape }, value(x), y),
+            Step::Concat { parts, .. } => {
+                for (x, shape) in &program.joined[parts] {
+                    let rows = rows_of(shape, n, config.batch);
+                    kernels.insert_channels(&SliceShape { rows, ..*shape }, value(*x), y);
+                }
             }
         }
         self.put_back(y_slot, output);

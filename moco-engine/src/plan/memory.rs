@@ -133,13 +133,13 @@ fn gradient_tenants(program: &Program, config: &PlanConfig, tenants: &mut Vec<Te
         };
         // Without a reader, a tap's gradient comes from outside and is copied in.
         let of_y = *of[y].get_or_insert_with(|| tenant(y));
-        let targets = program.gradient_targets(step);
+        let targets = || program.gradient_targets(step);
         let mut given_away = false;
-        for (i, (x, may_inherit)) in targets.clone().enumerate() {
+        for (i, (x, may_inherit)) in targets().enumerate() {
             if of[x].is_some() || !program.values[x].needs_gradient {
                 continue;
             }
-            let twice = targets.clone().enumerate().any(|(j, other)| j != i && other.0 == x);
+            let twice = targets().enumerate().any(|(j, other)| j != i && other.0 == x);
             if may_inherit && !given_away && !twice {
                 of[x] = Some(of_y);
                 given_away = true;
@@ -148,7 +148,7 @@ fn gradient_tenants(program: &Program, config: &PlanConfig, tenants: &mut Vec<Te
             }
         }
         tenants[of_y].death = now;
-        for tenant in targets.filter_map(|(x, _)| of[x]) {
+        for tenant in targets().filter_map(|(x, _)| of[x]) {
             tenants[tenant].death = now;
         }
     }

@@ -1,6 +1,7 @@
 //! The static plan: a graph compiled for a batch, an image size and a mode.
 
 mod backward;
+mod build;
 mod config;
 mod forward;
 mod memory;
@@ -11,10 +12,10 @@ mod tests;
 
 use moco_models::{Graph, Shape};
 
-use crate::kernels::{Need, NormShape};
+use crate::kernels::{Need, NormShape, SliceShape};
 use crate::{CpuKernels, Error, Kernels, Result};
 use memory::{Life, Memory};
-use program::{Norm, Program, Step, ValueId};
+use program::{Learns, Norm, Program, ValueId};
 use schedule::Segment;
 
 pub use crate::kernels::BnGroups;
@@ -59,6 +60,10 @@ pub struct Plan<K: Kernels = CpuKernels> {
     indices: Vec<K::Bytes>,
     /// Whether a value's gradient has received something in this backward pass.
     present: Vec<bool>,
+    /// Whether the gradient of a layer that serves more than once has been written in this backward pass.
+    learnt: Vec<bool>,
+    /// Gradients of such a layer's further uses, on the way to be added.
+    scratch: Option<K::Buffer>,
     state: State,
 }
 
@@ -81,7 +86,8 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Graph`] where the image does not fit the network or a tap does not exist, [`Error::Config`] for a batch
-    /// or a number of groups of 0, [`Error::Memory`] if the buffers do not fit.
+    /// or a number of groups of 0 and for names of nodes that there are not, [`Error::Memory`] if the buffers do not fit,
+    /// [`Error::Unsupported`] where other kernels do not compute a step.
     pub fn compile(graph: &Graph, config: &PlanConfig) -> Result<Plan> {
         Plan::compile_with(graph, config, CpuKernels::default())
     }
@@ -102,6 +108,7 @@ impl<K: Kernels> Plan<K> {
     /// As [`Plan::compile`].
     pub fn compile_with(graph: &Graph, config: &PlanConfig, mut kernels: K) -> Result<Plan<K>> {
         let (program, segments, memory) = lay_out::<K>(graph, config)?;
+        check_support(&program, config, &kernels)?;
         let estimate = announce(&program, &memory, config, &mut kernels);
         kernels.allocate_workspace()?;
         let slots = memory.slots.iter().map(|&len| kernels.map(len).map(Some)).collect::<Result<_>>()?;
@@ -112,6 +119,11 @@ impl<K: Kernels> Plan<K> {
             Mode::Eval | Mode::Momentum => vec![],
         };
         let present = vec![false; program.values.len()];
+        let learnt = vec![false; program.shared.len()];
+        let scratch = match scratch_len(&program, config) {
+            0 => None,
+            len => Some(kernels.buffer(len)?),
+        };
         let (config, state) = (config.clone(), State::Empty);
         Ok(Plan {
             config,
@@ -125,6 +137,8 @@ impl<K: Kernels> Plan<K> {
             stats,
             indices,
             present,
+            learnt,
+            scratch,
             state,
         })
     }
@@ -135,6 +149,7 @@ impl<K: Kernels> Plan<K> {
     /// As [`Plan::compile`].
     pub fn estimate_with(graph: &Graph, config: &PlanConfig, mut kernels: K) -> Result<MemoryEstimate> {
         let (program, _, memory) = lay_out::<K>(graph, config)?;
+        check_support(&program, config, &kernels)?;
         Ok(announce(&program, &memory, config, &mut kernels))
     }
 
@@ -226,23 +241,52 @@ fn lay_out<K: Kernels>(graph: &Graph, config: &PlanConfig) -> Result<(Program, V
     Ok((program, segments, memory))
 }
 
+/// Refuses a program with a step that these kernels do not compute.
+fn check_support<K: Kernels>(program: &Program, config: &PlanConfig, kernels: &K) -> Result<()> {
+    let train = config.mode == Mode::Train;
+    for (step, node) in program.steps.iter().zip(&program.nodes) {
+        let refuse = |what: String| {
+            let (node, device) = (node.clone(), kernels.describe());
+            Err(Error::Unsupported { node, what, device })
+        };
+        if let Some((need, backward)) = program.need(step) {
+            if !kernels.supports(&need, false) {
+                return refuse(need.to_string());
+            }
+            if train && backward && !kernels.supports(&need, true) {
+                return refuse(format!("the gradient of {need}"));
+            }
+        }
+        if let (true, Learns::Shared(layer)) = (train, program.learns(step)) {
+            let need = Need::Shared(program.shared[layer]);
+            if !kernels.supports(&need, true) {
+                return refuse(need.to_string());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Tells the kernels every step and adds up what all will need.
 fn announce<K: Kernels>(program: &Program, memory: &Memory, config: &PlanConfig, kernels: &mut K) -> MemoryEstimate {
     let train = config.mode == Mode::Train;
-    for step in &program.steps {
-        match step {
-            Step::Conv { shape, .. } => kernels.expect(&Need::Conv(*shape), train),
-            Step::Linear { shape, .. } => kernels.expect(&Need::Linear(*shape), train),
-            Step::Stats { norm, .. } => kernels.expect(&Need::Norm(program.norms[*norm].shape), train),
-            _ => {}
-        }
+    for (need, backward) in program.steps.iter().filter_map(|step| program.need(step)) {
+        kernels.expect(&need, train && backward);
     }
     let stats: usize = program.norms.iter().map(|n| K::norm_stats_len(&n.shape)).sum();
     let indices: usize = if train { program.indices.iter().sum() } else { 0 };
     let outputs: usize = output_lens(program, config).sum();
     MemoryEstimate {
         activations: memory.slots.iter().sum::<usize>() * K::MAP_VALUE_BYTES + outputs * size_of::<f32>(),
-        workspace: kernels.workspace_bytes() + stats * size_of::<f32>() + indices,
+        workspace: kernels.workspace_bytes() + (stats + scratch_len(program, config)) * size_of::<f32>() + indices,
+    }
+}
+
+/// Parameters of the largest layer that serves more than once.
+fn scratch_len(program: &Program, config: &PlanConfig) -> usize {
+    match config.mode {
+        Mode::Train => program.shared.iter().copied().max().unwrap_or(0),
+        Mode::Eval | Mode::Momentum => 0,
     }
 }
 
@@ -256,4 +300,9 @@ fn norm_shape(norm: &Norm, n: usize) -> NormShape {
     let mut shape = norm.shape;
     shape.map.n = n;
     shape
+}
+
+/// Pixels of `n` images, where a slice has those of the largest batch.
+fn rows_of(slice: &SliceShape, n: usize, batch: usize) -> usize {
+    slice.rows / batch * n
 }

@@ -74,7 +74,7 @@ fn bridges(program: &Program) -> Vec<(usize, Option<ValueId>)> {
         open.retain(|&v| last_read[v] > t);
         if let [v] = open[..]
             && program.output(step) == Some(v)
-            && !matches!(step, Step::Conv { .. })
+            && !matches!(step, Step::Conv { relu: false, .. })
         {
             bridges.push((t + 1, Some(v)));
         }

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cuda-emulation")]
 mod emulated;
+mod frozen;
+mod heads;
 mod precision;
 mod recompute;
 
@@ -370,37 +372,47 @@ fn the_estimate_is_what_is_allocated_and_eval_needs_little() {
 /// that fills the plan and one that does not.
 #[test]
 fn the_cpu_kernels_agree_with_the_reference() {
-    let wide = |v: &[f32]| v.iter().map(|v| f64::from(*v)).collect::<Vec<f64>>();
     let taps = ["raw", "stem", "a", "b", "mean", "end"];
     for groups in [BnGroups::Whole, BnGroups::Ranks(2), BnGroups::Interleaved(3)] {
         for n in [6, 8] {
-            let case = Case::new(everything(), PlanConfig::new(8, 13, 10, Mode::Train).with_bn_groups(groups), n);
-            let mut plan = Plan::compile(&case.graph, &case.config).unwrap();
-            let mut twin =
-                Plan::compile_with(&case.graph, &case.config, crate::kernels::ReferenceKernels::default()).unwrap();
-            let (mut buffers, mut twin_buffers) = (case.buffers.clone(), wide(&case.buffers));
-            plan.forward(&case.params, &mut buffers, &case.images, n).unwrap();
-            twin.forward(&wide(&case.params), &mut twin_buffers, &wide(&case.images), n).unwrap();
-            let mut compared = vec![("buffers", buffers, twin_buffers)];
-            let mut cotangents = vec![];
-            for tap in taps {
-                let (y, twin_y) = (plan.output(tap).unwrap(), twin.output(tap).unwrap());
-                cotangents.push(cotangent(tap, y.len()));
-                compared.push((tap, y.to_vec(), twin_y.to_vec()));
-            }
-            let twin_cotangents: Vec<_> = cotangents.iter().map(|c| wide(c)).collect();
-            let d_taps: Vec<_> = taps.iter().zip(&cotangents).map(|(tap, d)| (*tap, &d[..])).collect();
-            let twin_d_taps: Vec<_> = taps.iter().zip(&twin_cotangents).map(|(tap, d)| (*tap, &d[..])).collect();
-            let mut gradients = vec![0.0; case.params.len()];
-            let mut twin_gradients = vec![0.0; case.params.len()];
-            plan.backward(&case.params, &d_taps, &mut gradients).unwrap();
-            twin.backward(&wide(&case.params), &twin_d_taps, &mut twin_gradients).unwrap();
-            compared.push(("gradients", gradients, twin_gradients));
-            for (what, got, expected) in compared {
-                let error: f64 = got.iter().zip(&expected).map(|(g, e)| (f64::from(*g) - e).powi(2)).sum();
-                let size: f64 = expected.iter().map(|e| e * e).sum();
-                assert!(error.sqrt() < 2e-5 * size.sqrt(), "{groups:?} n {n} {what}: {}", (error / size).sqrt());
-            }
+            let config = PlanConfig::new(8, 13, 10, Mode::Train).with_bn_groups(groups);
+            assert_agrees_with_reference(&Case::new(everything(), config, n), &taps, 2e-5);
         }
+    }
+}
+
+/// Outputs, gradients and running statistics within `bound` of the size of each.
+fn assert_agrees_with_reference(case: &Case, taps: &[&str], bound: f64) {
+    let wide = |v: &[f32]| v.iter().map(|v| f64::from(*v)).collect::<Vec<f64>>();
+    let mut plan = Plan::compile(&case.graph, &case.config).unwrap();
+    let mut twin = Plan::compile_with(&case.graph, &case.config, crate::kernels::ReferenceKernels::default()).unwrap();
+    let (mut buffers, mut twin_buffers) = (case.buffers.clone(), wide(&case.buffers));
+    plan.forward(&case.params, &mut buffers, &case.images, case.n).unwrap();
+    twin.forward(&wide(&case.params), &mut twin_buffers, &wide(&case.images), case.n).unwrap();
+    let mut compared = vec![("running statistics", buffers, twin_buffers)];
+    let mut cotangents = vec![];
+    for tap in taps {
+        let (y, twin_y) = (plan.output(tap).unwrap(), twin.output(tap).unwrap());
+        cotangents.push(cotangent(tap, y.len()));
+        compared.push((tap, y.to_vec(), twin_y.to_vec()));
+    }
+    let twin_cotangents: Vec<_> = cotangents.iter().map(|c| wide(c)).collect();
+    let d_taps: Vec<_> = taps.iter().zip(&cotangents).map(|(tap, d)| (*tap, &d[..])).collect();
+    let twin_d_taps: Vec<_> = taps.iter().zip(&twin_cotangents).map(|(tap, d)| (*tap, &d[..])).collect();
+    let mut gradients = vec![f32::NAN; case.params.len()];
+    let mut twin_gradients = vec![f64::NAN; case.params.len()];
+    plan.backward(&case.params, &d_taps, &mut gradients).unwrap();
+    twin.backward(&wide(&case.params), &twin_d_taps, &mut twin_gradients).unwrap();
+    compared.push(("gradients", gradients, twin_gradients));
+    for (what, got, expected) in compared {
+        let error: f64 = got.iter().zip(&expected).map(|(g, e)| (f64::from(*g) - e).powi(2)).sum();
+        let size: f64 = expected.iter().map(|e| e * e).sum();
+        let config = &case.config;
+        assert!(
+            error.sqrt() <= bound * size.sqrt(),
+            "{config:?}, {} images, {what}: {}",
+            case.n,
+            (error / size).sqrt()
+        );
     }
 }

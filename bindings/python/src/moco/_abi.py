@@ -6,7 +6,6 @@ from ctypes import CFUNCTYPE, POINTER, Structure
 from typing import Any
 
 VERSION = "0.1.0"
-ABI_VERSION = 0
 
 # moco_code
 MOCO_CODE_OK = 0
@@ -63,8 +62,6 @@ class moco_backbone_options(Structure):
         ("threads", ctypes.c_uint32),
         ("batch", ctypes.c_uint32),
         ("calibration", ctypes.c_char_p),
-        ("channels", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
     ]
 
 

@@ -18,8 +18,7 @@ class Backbone(Owner):
     "pooled". `threads`: images worked on at the same time; one a core by default. `batch`: images a thread takes at once,
     chosen by default; it does not change the features. `ort_library`: ONNX Runtime's library instead of the one in the
     package; one serves the whole process. `calibration`: the file that `moco-infer calibrate` wrote for this backbone, with
-    which the network runs in int8; float32 by default. `channels`: channels of the images, for which the first convolution
-    is folded or spread; as the card says by default.
+    which the network runs in int8; float32 by default.
 
     Raises `MocoError`, which names every tensor that is wrong and every place that was tried.
 
@@ -35,7 +34,6 @@ class Backbone(Owner):
         batch: Optional[int] = None,
         ort_library: Union[str, "os.PathLike[str]", None] = None,
         calibration: Union[str, "os.PathLike[str]", None] = None,
-        channels: Optional[int] = None,
     ) -> None:
         names = [taps] if isinstance(taps, str) else list(taps) if taps is not None else ["pooled"]
         if not names:
@@ -44,7 +42,6 @@ class Backbone(Owner):
         options.taps = text(",".join(names), "taps")
         options.ort_library = None if ort_library is None else text(ort_library, "ort_library")
         options.calibration = None if calibration is None else text(calibration, "calibration")
-        options.channels = 0 if channels is None else whole(channels, "channels", least=1)
         options.threads = 0 if threads is None else whole(threads, "threads", least=1)
         options.batch = 0 if batch is None else whole(batch, "batch", least=1)
         if isinstance(path, os.PathLike) and os.fspath(path).startswith("hf:/"):
@@ -81,21 +78,13 @@ class Backbone(Owner):
         lib.moco_backbone_tap_dim(self._open_handle(), text(tap, "tap"), out)
         return out.value
 
-    def extract(
-        self,
-        images: _images.Images,
-        *,
-        window: Optional[_images.Window] = None,
-        bits: Optional[int] = None,
-        inverted: bool = False,
-    ) -> _features.Features:
+    def extract(self, images: _images.Images, *, window: Optional[_images.Window] = None) -> _features.Features:
         """Features of one image or many.
 
         `images`: a path, the bytes of a file, or an array; a sequence of one of these kinds; or a batch in one array
         [images, height, width, channels]. Arrays are [height, width, channels] in RGB order, or [height, width] for grey;
         those in a sequence may differ in size. uint8 is taken as it is; uint16, int16 and float32 need `window`, the
-        values that become 0 and 255 (the first above the second inverts), unless the backbone's card maps deeper values
-        itself; if it maps all that 12 bits hold, say `bits=12`. `inverted`: small values are bright, as in MONOCHROME1.
+        values that become 0 and 255 (the first above the second inverts).
 
         Arrays are read where they are if their rows have no gaps inside, so also a crop of a larger image; others, such
         as `image[..., ::-1]`, are copied. Nobody may write to them meanwhile.
@@ -103,7 +92,7 @@ class Backbone(Owner):
         Raises `MocoError` that names the image; there are no features then.
         """
         handle = self._open_handle()
-        given = _images.images(images, _images.Values(window, bits, inverted))
+        given = _images.images(images, window)
         functions = {
             "paths": lib.moco_backbone_extract_paths,
             "encoded": lib.moco_backbone_extract_encoded,

@@ -1,7 +1,7 @@
 //! Trials of elementwise steps, batch normalisation and pooling.
 
 use super::*;
-use crate::kernels::{BnGroups, MapShape, Mask, NormOffsets, NormShape, PoolShape, Residual};
+use crate::kernels::{BnGroups, MapShape, Mask, NormOffsets, NormShape, PoolShape, Residual, Statistics};
 
 pub(super) fn trials<T: Value, D: Driver>(trials: &mut Vec<Box<dyn Trial<T, D>>>, scale: Scale) {
     let mut lens = vec![1, 1003, 4096];
@@ -38,7 +38,7 @@ pub(super) fn trials<T: Value, D: Driver>(trials: &mut Vec<Box<dyn Trial<T, D>>>
     trials.extend(lens.into_iter().map(|len| Box::new(Elementwise { len }) as _));
     for ([n, pixels, channels], groups) in norms {
         let map = MapShape { n, pixels, channels };
-        let shape = NormShape { map, groups, eps: 1e-5, momentum: 0.1 };
+        let shape = NormShape { map, groups, statistics: Statistics::Batch, eps: 1e-5, momentum: 0.1 };
         trials.push(Box::new(NormForward { shape }));
         trials.push(Box::new(NormBackward { shape }));
     }
@@ -181,9 +181,17 @@ impl OnAny for NormBackward {
             results.push((name, bench.read(&gradients, 3 + 2 * c)?, Tolerance::Full));
             let read = V::Kernels::map_view(&dy, len);
             let to = V::Kernels::map_view_mut(&mut dz, len);
-            k.norm_backward_apply(shape, z, &stats, recompute, Some(read), to, i > 0);
+            k.norm_backward_apply(shape, Some(z), &stats, recompute, Some(read), to, i > 0);
             results.push((name, bench.read_map(&mut k, &dz, len)?, Tolerance::Map));
-            k.norm_backward_apply(shape, z, &stats, recompute, None, V::Kernels::map_view_mut(&mut dy, len), false);
+            k.norm_backward_apply(
+                shape,
+                Some(z),
+                &stats,
+                recompute,
+                None,
+                V::Kernels::map_view_mut(&mut dy, len),
+                false,
+            );
             results.push((name, bench.read_map(&mut k, &dy, len)?, Tolerance::Map));
         }
         Ok(results)

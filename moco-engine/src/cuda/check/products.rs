@@ -60,7 +60,7 @@ impl OnAny for Conv {
         let (mut y, mut gradients) = (k.map(y_len)?, k.buffer(len)?);
         let at = Offsets { weight: 5, bias: Some(5 + w_len) };
         let input = || ConvInput { x: V::Kernels::map_view(&x, x_len), norm: None };
-        k.conv_forward(s, input(), params, at, false, V::Kernels::map_view_mut(&mut y, y_len));
+        k.conv_forward(s, input(), params, at, false, false, V::Kernels::map_view_mut(&mut y, y_len));
         let mut results = vec![("forward", bench.read_map(&mut k, &y, y_len)?, Tolerance::Map)];
         let dy = V::Kernels::map_view(&dy, y_len);
         k.conv_backward_params(s, input(), dy, at, V::Kernels::view_mut(&mut gradients, len));

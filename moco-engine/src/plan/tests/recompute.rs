@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::kernels::ReferenceKernels;
+use crate::plan::program::Step;
 
 /// Outputs, gradients and running statistics of two steps on different images.
 fn two_steps(case: &Case, taps: &[&str], recompute: Recompute) -> Vec<Vec<f32>> {
