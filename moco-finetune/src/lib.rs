@@ -6,6 +6,7 @@
 
 mod error;
 pub mod linear;
+pub mod loss;
 pub mod task;
 
 pub use error::{Error, Result};
