@@ -3,7 +3,7 @@
 //! [`Plan::compile`] turns a [`moco_models::Graph`] into a fixed list of fused steps for one batch size, image size and
 //! [`Mode`], and allocates every buffer once; [`Plan::forward`] and [`Plan::backward`] then run it without allocating.
 //! The steps are the methods of the [`Kernels`] trait; [`CpuKernels`] is its implementation on all CPU cores, others can
-//! stand beside it. [`ops`] holds what a training step needs outside the network: InfoNCE, row normalisation, SGD and
+//! stand beside it. [`ops`] holds what a training step needs outside the network: InfoNCE, row normalisation, SGD, AdamW and
 //! the momentum update over flat buffers; a [`Device`] is a place where both can be had.
 //!
 //! Feature maps are NHWC, stored as f32 or bf16 ([`Element`]). Parameters, buffers and gradients are flat, in the order of

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use super::{ContrastInputs, Device, SgdUpdate};
-use crate::ops::{self, InfoNce, InfoNceInputs, InfoNceWorkspace};
+use crate::ops::{self, AdamWStep, InfoNce, InfoNceInputs, InfoNceWorkspace, ParamGroup, SgdStep};
 use crate::{CpuKernels, Kernels, Result};
 
 /// The CPU with one of its implementations of [`Kernels`].
@@ -72,6 +72,42 @@ impl<K: Kernels<Buffer = Vec<f32>, View = [f32]> + Default> Device for Cpu<K> {
 
     fn sgd_momentum(&mut self, params: &mut [f32], gradients: &[f32], velocity: &mut [f32], update: &SgdUpdate) {
         ops::sgd_momentum(params, gradients, velocity, update.lr, update.momentum, update.weight_decay);
+    }
+
+    fn sgd_groups(
+        &mut self,
+        params: &mut [f32],
+        gradients: &[f32],
+        velocity: &mut [f32],
+        step: &SgdStep,
+        groups: &[ParamGroup],
+    ) -> Result<()> {
+        ops::sgd_groups(params, gradients, velocity, step, groups)
+    }
+
+    fn adamw_groups(
+        &mut self,
+        params: &mut [f32],
+        gradients: &[f32],
+        first: &mut [f32],
+        second: &mut [f32],
+        step: &AdamWStep,
+        groups: &[ParamGroup],
+    ) -> Result<()> {
+        ops::adamw_groups(params, gradients, first, second, step, groups)
+    }
+
+    fn gradient_norm(&mut self, gradients: &[f32], groups: &[ParamGroup]) -> Result<f64> {
+        ops::gradient_norm(gradients, groups)
+    }
+
+    fn scale_groups(&mut self, values: &mut [f32], factor: f32, groups: &[ParamGroup]) -> Result<()> {
+        ops::scale_groups(values, factor, groups)
+    }
+
+    fn zero(&mut self, view: &mut [f32]) -> Result<()> {
+        view.fill(0.0);
+        Ok(())
     }
 
     fn ema(&mut self, target: &mut [f32], source: &[f32], m: f32) {

@@ -10,7 +10,7 @@ mod decoded;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::ops::{InfoNce, SameImage};
+use crate::ops::{AdamWStep, InfoNce, ParamGroup, SameImage, SgdStep, clip_factor};
 use crate::{Error, Kernels, Result};
 
 pub use cpu::Cpu;
@@ -108,6 +108,73 @@ pub trait Device: Sized + Send {
         velocity: &mut View<Self>,
         update: &SgdUpdate,
     );
+    /// As [`ops::sgd_groups`](crate::ops::sgd_groups).
+    ///
+    /// # Errors
+    /// As there, and [`Error::Device`](crate::Error::Device) where the device has no such optimiser.
+    fn sgd_groups(
+        &mut self,
+        params: &mut View<Self>,
+        gradients: &View<Self>,
+        velocity: &mut View<Self>,
+        step: &SgdStep,
+        groups: &[ParamGroup],
+    ) -> Result<()> {
+        let _ = (params, gradients, velocity, step, groups);
+        Err(lacks(self, "SGD over groups of parameters"))
+    }
+    /// As [`ops::adamw_groups`](crate::ops::adamw_groups).
+    ///
+    /// # Errors
+    /// As there, and [`Error::Device`](crate::Error::Device) where the device has no such optimiser.
+    fn adamw_groups(
+        &mut self,
+        params: &mut View<Self>,
+        gradients: &View<Self>,
+        first: &mut View<Self>,
+        second: &mut View<Self>,
+        step: &AdamWStep,
+        groups: &[ParamGroup],
+    ) -> Result<()> {
+        let _ = (params, gradients, first, second, step, groups);
+        Err(lacks(self, "AdamW"))
+    }
+    /// As [`ops::gradient_norm`](crate::ops::gradient_norm). Waits for all that was asked for before.
+    ///
+    /// # Errors
+    /// As there, and [`Error::Device`](crate::Error::Device) where the device cannot.
+    fn gradient_norm(&mut self, gradients: &View<Self>, groups: &[ParamGroup]) -> Result<f64> {
+        let _ = (gradients, groups);
+        Err(lacks(self, "the norm of a gradient"))
+    }
+    /// As [`ops::scale_groups`](crate::ops::scale_groups).
+    ///
+    /// # Errors
+    /// As there, and [`Error::Device`](crate::Error::Device) where the device cannot.
+    fn scale_groups(&mut self, values: &mut View<Self>, factor: f32, groups: &[ParamGroup]) -> Result<()> {
+        let _ = (values, factor, groups);
+        Err(lacks(self, "scaling of groups of parameters"))
+    }
+    /// Scales the groups' parts of a gradient down to the norm `max_norm` where they are longer, as PyTorch's
+    /// `clip_grad_norm_` does; the norm before. One that is not finite changes nothing.
+    ///
+    /// # Errors
+    /// As [`Device::gradient_norm`] and [`Device::scale_groups`].
+    fn clip_gradients(&mut self, gradients: &mut View<Self>, max_norm: f32, groups: &[ParamGroup]) -> Result<f64> {
+        let norm = self.gradient_norm(gradients, groups)?;
+        if let Some(factor) = clip_factor(norm, max_norm) {
+            self.scale_groups(gradients, factor, groups)?;
+        }
+        Ok(norm)
+    }
+    /// `view = 0`.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) where the device cannot.
+    fn zero(&mut self, view: &mut View<Self>) -> Result<()> {
+        let _ = view;
+        Err(lacks(self, "clearing of memory"))
+    }
     /// As [`ops::ema`](crate::ops::ema).
     fn ema(&mut self, target: &mut View<Self>, source: &View<Self>, m: f32);
     /// As [`ops::gather_rows`](crate::ops::gather_rows).
@@ -116,6 +183,10 @@ pub trait Device: Sized + Send {
     fn scatter_rows(&mut self, rows: &View<Self>, order: &[u32], scattered: &mut View<Self>);
     /// As [`ops::enqueue`](crate::ops::enqueue).
     fn enqueue(&mut self, keys: &View<Self>, dim: usize, pointer: usize, queue: &mut View<Self>);
+}
+
+fn lacks<D: Device>(device: &D, what: &str) -> Error {
+    Error::Device(format!("{} has no {what} yet; use the CPU", device.describe()))
 }
 
 /// Inputs of [`Device::info_nce`]: [`ops::InfoNceInputs`](crate::ops::InfoNceInputs) on the device.

@@ -3,11 +3,13 @@
 //!
 //! Everything runs on all threads of rayon's current pool, in pieces whose borders do not depend on their number.
 
+mod groups;
 mod info_nce;
 mod normalise;
 mod rows;
 mod update;
 
+pub use groups::{AdamWStep, ParamGroup, SgdStep, adamw_groups, clip_factor, gradient_norm, scale_groups, sgd_groups};
 #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
 pub(crate) use info_nce::check_contrast;
 pub use info_nce::{InfoNce, InfoNceInputs, InfoNceWorkspace, SameImage, info_nce, info_nce_logits};
