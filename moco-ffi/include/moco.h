@@ -231,6 +231,15 @@ typedef struct {
    * The file that `moco-infer calibrate` wrote for this backbone: the network runs in int8. NULL = f32.
    */
   const char *calibration;
+  /**
+   * Channels of the images: 1, 3 or any number. The first convolution of a backbone that reads another number is
+   * folded or spread, and its card says so. 0 = as the card says.
+   */
+  uint32_t channels;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
 } moco_backbone_options;
 
 /**
@@ -422,8 +431,8 @@ extern "C" {
  * Parameters: `path`: a backbone.safetensors file, a folder that holds one, or hf://owner/name[@revision][/file] in a Hub
  * of models, which is fetched into the usual cache (HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN and HF_HUB_OFFLINE are
  * read). `options`: or NULL for all defaults. `out`: receives the backbone.
- * Returns: NULL, or an error: MOCO_CODE_IO (also what cannot be fetched), MOCO_CODE_FORMAT (every missing, unknown or misshapen tensor is named),
- * MOCO_CODE_RUNTIME (every place where ONNX Runtime was looked for is named), MOCO_CODE_INVALID_ARGUMENT.
+ * Returns: NULL, or an error: MOCO_CODE_IO (also what cannot be fetched), MOCO_CODE_FORMAT (every missing, unknown or
+ * misshapen tensor is named), MOCO_CODE_RUNTIME (every place where ONNX Runtime was looked for is named), MOCO_CODE_INVALID_ARGUMENT.
  * Memory: free the backbone with moco_backbone_free().
  * Thread safety: any thread.
  */
@@ -916,6 +925,6 @@ uint32_t moco_abi_version(void);
 #endif  /* MOCO_H */
 
 /** Every option at its default. */
-#define MOCO_BACKBONE_OPTIONS_INIT { sizeof(moco_backbone_options), NULL, NULL, 0, 0, NULL }
+#define MOCO_BACKBONE_OPTIONS_INIT { sizeof(moco_backbone_options), NULL, NULL, 0, 0, NULL, 0, 0 }
 /** Every option at its default. */
 #define MOCO_FIT_OPTIONS_INIT { sizeof(moco_fit_options), NULL, NULL, NULL, 0, 0, 0, 0.0f, 0.0f, 0, 0 }

@@ -30,9 +30,14 @@ pub struct moco_backbone_options {
     pub batch: u32,
     /// The file that `moco-infer calibrate` wrote for this backbone: the network runs in int8. NULL = f32.
     pub calibration: *const c_char,
+    /// Channels of the images: 1, 3 or any number. The first convolution of a backbone that reads another number is
+    /// folded or spread, and its card says so. 0 = as the card says.
+    pub channels: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<moco_backbone_options>() == 4 * size_of::<usize>() + 8, "no padding");
+const _: () = assert!(size_of::<moco_backbone_options>() == 4 * size_of::<usize>() + 16, "no padding");
 
 // SAFETY: repr(C), `struct_size` first, integers and nullable pointers only, no padding by the assertion above.
 unsafe impl Options for moco_backbone_options {
@@ -43,6 +48,8 @@ unsafe impl Options for moco_backbone_options {
         threads: 0,
         batch: 0,
         calibration: std::ptr::null(),
+        channels: 0,
+        reserved: 0,
     };
 }
 
@@ -90,8 +97,8 @@ impl moco_backbone {
 /// Parameters: `path`: a backbone.safetensors file, a folder that holds one, or hf://owner/name[@revision][/file] in a Hub
 /// of models, which is fetched into the usual cache (HF_ENDPOINT, HF_HOME, HF_HUB_CACHE, HF_TOKEN and HF_HUB_OFFLINE are
 /// read). `options`: or NULL for all defaults. `out`: receives the backbone.
-/// Returns: NULL, or an error: MOCO_CODE_IO (also what cannot be fetched), MOCO_CODE_FORMAT (every missing, unknown or misshapen tensor is named),
-/// MOCO_CODE_RUNTIME (every place where ONNX Runtime was looked for is named), MOCO_CODE_INVALID_ARGUMENT.
+/// Returns: NULL, or an error: MOCO_CODE_IO (also what cannot be fetched), MOCO_CODE_FORMAT (every missing, unknown or
+/// misshapen tensor is named), MOCO_CODE_RUNTIME (every place where ONNX Runtime was looked for is named), MOCO_CODE_INVALID_ARGUMENT.
 /// Memory: free the backbone with moco_backbone_free().
 /// Thread safety: any thread.
 #[must_use]
@@ -117,6 +124,10 @@ pub unsafe extern "C" fn moco_backbone_open(
             Some(path) => Precision::Int8(Arc::new(Calibration::read(Path::new(path))?)),
             None => Precision::F32,
         };
+        if options.reserved != 0 {
+            return Err(moco_error::argument(format!("options->reserved is {}, it must be 0", options.reserved)));
+        }
+        let channels = (options.channels > 0).then_some(options.channels as usize);
         let split = |list: &str| list.split(',').map(|t| t.trim().to_owned()).collect();
         let options = ExtractorOptions {
             taps: taps.map_or_else(Vec::new, split),
@@ -126,13 +137,13 @@ pub unsafe extern "C" fn moco_backbone_open(
             precision,
             ..ExtractorOptions::default()
         };
-        give(out, open(Path::new(path), &options)?);
+        give(out, open(Path::new(path), channels, &options)?);
         Ok(())
     })
 }
 
-fn open(path: &Path, options: &ExtractorOptions) -> Result<moco_backbone> {
-    let backbone = Backbone::open(path)?;
+fn open(path: &Path, channels: Option<usize>, options: &ExtractorOptions) -> Result<moco_backbone> {
+    let backbone = Backbone::open_for(path, channels)?;
     let extractor = Extractor::new(&backbone, options)?;
     let text = |text: String| CString::new(text.replace('\0', " ")).expect("NUL was replaced");
     let card = backbone.card();

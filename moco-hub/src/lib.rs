@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! # fn main() -> moco_hub::Result<()> {
-//! let opened = moco_hub::open_backbone("hf://somebody/moco-cells".as_ref(), &mut |_| ())?;
+//! let opened = moco_hub::open_backbone("hf://somebody/moco-cells".as_ref(), None, &mut |_| ())?;
 //! println!("{}", opened.file.card().method);
 //! # Ok(())
 //! # }
@@ -55,12 +55,13 @@ pub struct Progress<'a> {
 }
 
 /// Opens a backbone, wherever it is and whatever its format: a file, a folder, or `hf://owner/name[@revision][/file]`.
-/// Files of others are converted in memory and come with warnings on what was assumed.
+/// Files of others are converted in memory and come with warnings on what was assumed. With `channels`, the backbone is
+/// made to read images of that many channels.
 ///
 /// # Errors
 /// As [`locate`] and [`moco_models::import::open`].
-pub fn open_backbone(place: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Opened> {
-    Ok(import::open(&locate(place, progress)?)?)
+pub fn open_backbone(place: &Path, channels: Option<usize>, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Opened> {
+    Ok(import::open(&locate(place, progress)?, channels)?)
 }
 
 /// The local path of a file: `place` itself, or the file in the cache behind a `hf://` reference, fetched if need be.

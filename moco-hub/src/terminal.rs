@@ -11,9 +11,9 @@ use crate::{Progress, Result, open_backbone};
 ///
 /// # Errors
 /// As [`open_backbone`].
-pub fn open_on_terminal(place: &Path) -> Result<BackboneFile> {
+pub fn open_on_terminal(place: &Path, channels: Option<usize>) -> Result<BackboneFile> {
     let mut bar = Bar::default();
-    let opened = open_backbone(place, &mut |progress| bar.show(progress))?;
+    let opened = open_backbone(place, channels, &mut |progress| bar.show(progress))?;
     opened.warnings.iter().for_each(|warning| eprintln!("note: {warning}"));
     Ok(opened.file)
 }

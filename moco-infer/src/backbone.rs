@@ -25,7 +25,16 @@ impl Backbone {
     /// [`Error::Model`] naming the file and what is wrong with it: missing, unknown or misshapen tensors;
     /// [`Error::Hub`] if it cannot be fetched.
     pub fn open(path: &Path) -> Result<Backbone> {
-        let opened = moco_hub::open_backbone(path, &mut |_| ())?;
+        Backbone::open_for(path, None)
+    }
+
+    /// As [`Backbone::open`], for images of so many channels: the first convolution is folded or spread if the backbone
+    /// reads another number, and the card says so.
+    ///
+    /// # Errors
+    /// As [`Backbone::open`].
+    pub fn open_for(path: &Path, channels: Option<usize>) -> Result<Backbone> {
+        let opened = moco_hub::open_backbone(path, channels, &mut |_| ())?;
         opened.warnings.iter().for_each(|warning| log::warn!("{warning}"));
         Ok(opened.file.into())
     }

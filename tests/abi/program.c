@@ -111,6 +111,9 @@ static void opening(const char *folder) {
   options.calibration = NULL;
   options.ort_library = in(folder, "rubbish.safetensors");
   FAILS(moco_backbone_open(good, &options, &backbone), MOCO_CODE_RUNTIME, "rubbish");
+  options.ort_library = NULL;
+  options.channels = 4000000000u;
+  FAILS(moco_backbone_open(good, &options, &backbone), MOCO_CODE_FORMAT, "4000000000 channels");
 }
 
 /* In int8 features are close to those in f32, and not the same. */
@@ -359,6 +362,56 @@ static void heads(const char *folder, const moco_backbone *backbone) {
   moco_features_free(features);
 }
 
+/* Made for grey images, a backbone answers them as it answers the same images in colour; its features are others'. */
+static void for_other_channels(const char *folder, const moco_backbone *rgb) {
+  static uint8_t colour[SIDE * SIDE * 3], grey[SIDE * SIDE], five[SIDE * SIDE * 5];
+  for (int i = 0; i < SIDE * SIDE; ++i) {
+    grey[i] = (uint8_t)(i * 7 % 251);
+    for (int c = 0; c < 3; ++c) colour[i * 3 + c] = grey[i];
+    for (int c = 0; c < 5; ++c) five[i * 5 + c] = grey[i];
+  }
+  const moco_pixels as_grey = {grey, 0, SIDE, SIDE, 1, MOCO_PIXEL_TYPE_U8, 0, 0};
+  const moco_pixels as_colour = {colour, 0, SIDE, SIDE, 3, MOCO_PIXEL_TYPE_U8, 0, 0};
+  const moco_pixels as_five = {five, 0, SIDE, SIDE, 5, MOCO_PIXEL_TYPE_U8, 0, 0};
+  moco_features *expected = NULL, *features = NULL;
+  moco_head *head = NULL;
+  size_t dim = 0;
+  OK(moco_backbone_extract_pixels(rgb, &as_colour, 1, &expected));
+  const float *want = moco_features_data(expected, 0, &dim);
+
+  moco_backbone_options options = MOCO_BACKBONE_OPTIONS_INIT;
+  moco_backbone *backbone = NULL;
+  for (uint32_t channels = 1; channels <= 5; channels += 4) {
+    options.channels = channels;
+    OK(moco_backbone_open(folder, &options, &backbone));
+    const char *note = channels == 1 ? "for 1 channels instead of 3" : "for 5 channels instead of 3";
+    CHECK(strstr(moco_backbone_card(backbone), note) != NULL);
+    OK(moco_backbone_extract_pixels(backbone, channels == 1 ? &as_grey : &as_five, 1, &features));
+    const float *got = moco_features_data(features, 0, NULL);
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < dim; ++i) {
+      error += (got[i] - want[i]) * (got[i] - want[i]);
+      norm += want[i] * want[i];
+    }
+    /* The mean and the deviation of the channels became one, so only nearly. */
+    CHECK(norm > 0 && error < 0.05 * 0.05 * norm);
+    FAILS(moco_backbone_extract_pixels(backbone, channels == 1 ? &as_five : &as_grey, 1, &expected), MOCO_CODE_IMAGE,
+          "`channels`");
+    const uint32_t labels[1] = {0};
+    moco_fit_options fit = MOCO_FIT_OPTIONS_INIT;
+    fit.epochs = 1;
+    fit.learning_rate = 0.1f;
+    OK(moco_head_fit_features(features, 0, labels, 1, 2, &fit, &head));
+    float probabilities[2];
+    FAILS(moco_head_predict_pixels(head, rgb, &as_colour, 1, probabilities, 2, NULL, 0), MOCO_CODE_INVALID_ARGUMENT,
+          "backbone");
+    moco_head_free(head);
+    moco_features_free(features);
+    moco_backbone_free(backbone);
+  }
+  moco_features_free(expected);
+}
+
 int main(int argc, char **argv) {
   CHECK(argc == 2);
   char version[32];
@@ -386,6 +439,7 @@ int main(int argc, char **argv) {
   pixels_of_all_types(backbone);
   image_files(argv[1], backbone);
   heads(argv[1], backbone);
+  for_other_channels(argv[1], backbone);
   moco_backbone_free(backbone);
 
   moco_error_free(NULL);

@@ -221,12 +221,13 @@ struct BackboneOptions {
   std::uint32_t threads = 0;    ///< 0 = one a core.
   std::uint32_t batch = 0;      ///< 0 = chosen.
   std::string calibration;      ///< File of `moco-infer calibrate`: int8. Empty = f32.
+  std::uint32_t channels = 0;   ///< Of the images; the first convolution is adapted. 0 = as the card says.
 };
 
 /// A backbone: turns images into features.
 class Backbone {
  public:
-  /// Opens a backbone.safetensors file, a folder that holds one, or hf://owner/name; see moco_backbone_open().
+  /// Opens a backbone: a file, a folder that holds one, or hf://owner/name[@revision][/file]; see moco_backbone_open().
   explicit Backbone(const std::string& path, const BackboneOptions& options = {})
       : backbone_(nullptr, &moco_backbone_free) {
     detail::check_version();
@@ -236,6 +237,7 @@ class Backbone {
     raw.threads = options.threads;
     raw.batch = options.batch;
     raw.calibration = options.calibration.empty() ? nullptr : options.calibration.c_str();
+    raw.channels = options.channels;
     moco_backbone* backbone = nullptr;
     detail::check(moco_backbone_open(path.c_str(), &raw, &backbone));
     backbone_.reset(backbone);

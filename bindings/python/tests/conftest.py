@@ -67,13 +67,13 @@ def allocated() -> int:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """A PNG file, so that the pixels of a file are known exactly."""
+    """A PNG file, RGB or grey, so that the pixels of a file are known exactly."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     height, width = pixels.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
     parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

@@ -39,6 +39,24 @@ def test_every_tap_is_that_of_the_program(backbone, backbone_path, prefix, tmp_p
         assert features[tap].tobytes() in file
 
 
+def test_a_backbone_is_opened_for_grey_images_as_by_the_program(backbone, backbone_path, prefix, tmp_path, random):
+    pixels = random.integers(0, 256, (70, 90), np.uint8)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").write_bytes(png(pixels))
+    out = tmp_path / "features.npy"
+    command = [prefix / "bin/moco-infer", "embed", tmp_path / "images", "--backbone", backbone_path, "--out", out]
+    subprocess.run([*command, "--channels", "1"], check=True, stdout=subprocess.DEVNULL)
+    with moco.Backbone(backbone_path, channels=1) as grey:
+        assert grey.card["arch"]["in_channels"] == 1 and any("1 channels" in note for note in grey.card["notes"])
+        features = grey.extract(pixels)["pooled"]
+        assert features.tobytes() == np.load(out).tobytes()
+        with pytest.raises(moco.MocoError, match="`channels` = 5"):
+            grey.extract(random.integers(0, 256, (70, 90, 5), np.uint8))
+    # As the colour network answers grey that is repeated, but for one mean and deviation instead of three.
+    colour = backbone.extract(np.repeat(pixels[..., None], 3, 2))["pooled"]
+    assert 0 < np.linalg.norm(features - colour) < 0.1 * np.linalg.norm(colour)
+
+
 def test_paths_bytes_and_arrays_of_the_same_pixels_give_the_same(backbone, tmp_path, random):
     sizes = [(64, 64), (33, 80), (120, 50)]
     arrays = [random.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
@@ -142,6 +160,8 @@ def test_a_backbone_says_what_it_is(backbone, backbone_path):
         ({"threads": 0}, ValueError, "`threads` is 0"),
         ({"threads": 1 << 32}, ValueError, "`threads` is 4294967296"),
         ({"batch": 1.5}, TypeError, "`batch` must be a whole number"),
+        ({"channels": 0}, ValueError, "`channels` is 0"),
+        ({"channels": 1 << 20}, moco.MocoError, "1048576 channels"),
         ({"calibration": "absent.json"}, moco.MocoError, "absent.json"),
         ({"ort_library": "absent.so"}, moco.MocoError, "absent.so"),
     ],

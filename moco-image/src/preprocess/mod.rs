@@ -337,12 +337,17 @@ pub(crate) fn check_mean_std(mean: &[f32], std: &[f32], channels: usize, name: &
 }
 
 fn mismatch(got: usize, wanted: usize) -> Error {
-    let remedy = match (got, wanted) {
-        (1, 3) => "set on_mismatch = \"replicate_grey\" in the rule, or convert with Image::to_rgb, to repeat grey",
-        (3, 1) => {
-            "set on_mismatch = \"to_grey\" in the rule, or convert with Image::to_grey, if its colours don't matter"
+    let convert = match (got, wanted) {
+        (1, 3) => {
+            "set on_mismatch = \"replicate_grey\" in the rule, or convert with Image::to_rgb, to repeat grey; or "
         }
-        _ => "use a backbone trained on such images",
+        (3, 1) => {
+            "set on_mismatch = \"to_grey\" in the rule, or convert with Image::to_grey, if its colours don't matter; or "
+        }
+        _ => "",
     };
-    Error::Channels(format!("the image has {got} channel(s), the network reads {wanted}: {remedy}"))
+    Error::Channels(format!(
+        "the image has {got} channel(s), the network reads {wanted}: {convert}open the backbone for such images \
+         (`channels` = {got} in its options, `--channels {got}`), or make one by `moco-train import --channels {got}`"
+    ))
 }

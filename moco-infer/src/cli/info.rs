@@ -21,7 +21,7 @@ pub struct Info {
 
 impl Info {
     pub fn run(&self) -> Result<()> {
-        let backbone = Backbone::from(open_on_terminal(&self.backbone)?);
+        let backbone = Backbone::from(open_on_terminal(&self.backbone, None)?);
         let (card, graph, file) = (backbone.card(), backbone.graph(), backbone.file());
         let size = backbone.fixed_input_size();
         let [height, width] = size.unwrap_or([224, 224]);

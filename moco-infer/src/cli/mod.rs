@@ -47,6 +47,10 @@ struct Extraction {
     /// The backbone: a file, a folder that holds one, or hf://owner/name[@revision][/file].
     #[arg(long, value_name = "PLACE")]
     backbone: PathBuf,
+    /// Make the backbone read images of this many channels: 1 for grey, 3 for RGB. Its first convolution is folded or
+    /// spread for it [default: as its card says].
+    #[arg(long, value_name = "N")]
+    channels: Option<usize>,
     /// Features to take: pooled, or a feature map c1 … c5 (see `moco-infer info`). May be given several times.
     #[arg(long = "tap", value_name = "NAME", default_value = "pooled")]
     taps: Vec<String>,
@@ -101,7 +105,7 @@ enum PrecisionName {
 
 impl Extraction {
     fn backbone(&self) -> Result<Backbone> {
-        let backbone = Backbone::from(open_on_terminal(&self.backbone)?);
+        let backbone = Backbone::from(open_on_terminal(&self.backbone, self.channels)?);
         Ok(match self.values {
             Some(range) => backbone.with_other_depths(range)?,
             None => backbone,

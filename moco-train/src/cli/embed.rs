@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("{} exists already and is not overwritten: give another --out", taken.display());
     }
     args.compute.prepare()?;
-    let file = open_on_terminal(&args.backbone)?;
+    let file = open_on_terminal(&args.backbone, None)?;
     let rule = &args.depth.rule(&file.card().preprocess);
     let axis = args.depth.axis()?;
     let channels = if rule.channels == 1 { Channels::Grey } else { Channels::Rgb };

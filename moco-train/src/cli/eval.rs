@@ -131,7 +131,7 @@ struct Subject {
 impl Subject {
     fn open(common: &Common) -> Result<Subject> {
         common.compute.prepare()?;
-        let file = open_on_terminal(&common.backbone)?;
+        let file = open_on_terminal(&common.backbone, None)?;
         file.graph().tap(&common.tap)?;
         let channels = match file.card().preprocess.channels {
             1 => Channels::Grey,

@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.out.exists() {
         bail!("{} exists already and is not overwritten: give another --out", args.out.display());
     }
-    let file = open_on_terminal(&args.file)?;
+    let file = open_on_terminal(&args.file, None)?;
     let (graph, weights) = (file.graph(), file.weights()?);
     match args.to {
         Format::Onnx => {

@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.message.trim().is_empty() {
         bail!("--message is empty; a commit needs a first line");
     }
-    let file = open_on_terminal(&args.backbone)?;
+    let file = open_on_terminal(&args.backbone, None)?;
     let card = file.card();
     if card.licence.is_none() {
         eprintln!("note: the card names no licence, so nobody knows what they may do with the weights");

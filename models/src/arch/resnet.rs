@@ -15,6 +15,9 @@ pub enum Stem {
     Cifar,
 }
 
+/// More than any camera has; what a damaged card claims beyond is not allocated.
+const MAX_CHANNELS: usize = 1 << 12;
+
 struct Variant {
     name: &'static str,
     blocks: [usize; 4],
@@ -59,8 +62,9 @@ pub(super) fn build(spec: &ArchSpec) -> Result<Graph> {
         let known: Vec<_> = names().collect();
         Error::Arch(format!("unknown architecture `{}`; known are {}", spec.name, known.join(", ")))
     })?;
-    if spec.in_channels == 0 {
-        return Err(Error::Arch("an image needs at least one channel".into()));
+    if !(1..=MAX_CHANNELS).contains(&spec.in_channels) {
+        let given = spec.in_channels;
+        return Err(Error::Arch(format!("images of {given} channels: expected 1 to {MAX_CHANNELS}")));
     }
     let base = scaled(64, spec)?;
     let mut b = Builder { graph: Graph::new(spec.in_channels) };
@@ -205,6 +209,8 @@ mod tests {
     fn unknown_names_and_zero_widths_are_refused() {
         assert!(ArchSpec::new("resnet19").build().unwrap_err().to_string().contains("resnet18"));
         assert!(ArchSpec { width: 0.0, ..ArchSpec::new("resnet18") }.build().is_err());
-        assert!(ArchSpec { in_channels: 0, ..ArchSpec::new("resnet18") }.build().is_err());
+        for in_channels in [0, 1 << 13, usize::MAX] {
+            assert!(ArchSpec { in_channels, ..ArchSpec::new("resnet18") }.build().is_err());
+        }
     }
 }

@@ -20,17 +20,25 @@ pub struct Opened {
 }
 
 /// Opens a backbone file of ours as it lies, and converts any other file that [`import`] reads in memory. For a folder,
-/// the file is the one that [`choose_weights`] chooses.
+/// the file is the one that [`choose_weights`] chooses. With `channels`, the backbone is made to read images of that many
+/// channels, as [`ImportOptions::channels`] does.
 ///
 /// # Errors
 /// As [`BackboneFile::open`] and [`import`]; where `moco-train import` has an option that helps, the error says so.
-pub fn open(path: &Path) -> Result<Opened> {
+pub fn open(path: &Path, channels: Option<usize>) -> Result<Opened> {
     let path = file_of(path)?;
-    if Source::open(&path, None)?.card().is_some() {
+    let card = Source::open(&path, None)?.card();
+    if let Some(card) = &card
+        && channels.is_none_or(|channels| channels == card.arch.in_channels)
+    {
         return Ok(Opened { file: BackboneFile::open(&path)?, warnings: Vec::new() });
     }
-    let imported = import(&path, &ImportOptions::default())?;
-    let file = BackboneFile::converted(&path, &imported.graph, &imported.weights, &imported.card)?;
+    let imported = import(&path, &ImportOptions { channels, ..ImportOptions::default() })?;
+    let file = BackboneFile::converted(&path, &imported.graph, &imported.weights, &imported.card, channels)?;
+    if card.is_some() {
+        // Its card says the rest; the last note says what became of the first convolution.
+        return Ok(Opened { file, warnings: imported.notes.into_iter().next_back().into_iter().collect() });
+    }
     let mut warnings = vec![format!(
         "{} has no card, so images are prepared as is usual for its network ({}); if that is wrong, make a backbone file \
          of it with `moco-train import` and say how",

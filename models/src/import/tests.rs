@@ -208,7 +208,7 @@ fn any_file_is_opened_as_a_backbone_with_a_warning_on_what_is_assumed() {
     for name in
         ["moco_v1.pth.tar", "moco_v3.pth.tar", "detectron2_protocol4.pkl", "network.safetensors", "supervised.pth.tar"]
     {
-        let opened = open(&fixture(name)).unwrap();
+        let opened = open(&fixture(name), None).unwrap();
         assert!(opened.file.is_converted() && opened.file.card().arch == spec, "{name}");
         assert_eq!(opened.file.weights().unwrap().params, weights.params, "{name}");
         assert_eq!(opened.file.sha256(), sha256_of_file(&fixture(name)).unwrap());
@@ -217,15 +217,32 @@ fn any_file_is_opened_as_a_backbone_with_a_warning_on_what_is_assumed() {
         let bytes: &[u8] = bytemuck::cast_slice(weights.param(&spec.build().unwrap(), "conv1.weight").unwrap());
         assert_eq!(&opened.file.bytes()[span], bytes);
     }
-    assert!(open(&fixture("linear_evaluation.pth.tar")).unwrap_err().to_string().contains("moco-train import --force"));
+    assert!(
+        open(&fixture("linear_evaluation.pth.tar"), None)
+            .unwrap_err()
+            .to_string()
+            .contains("moco-train import --force")
+    );
     let folder = tempfile::tempdir().unwrap();
-    assert!(open(folder.path()).unwrap_err().to_string().contains("has no file of weights"));
+    assert!(open(folder.path(), None).unwrap_err().to_string().contains("has no file of weights"));
     let graph = spec.build().unwrap();
     let own = folder.path().join("backbone.safetensors");
     save_backbone(&own, &graph, &weights, &Card::new(spec, "moco-v2").unwrap()).unwrap();
-    let opened = open(folder.path()).unwrap();
+    let opened = open(folder.path(), None).unwrap();
     assert!(opened.warnings.is_empty() && !opened.file.is_converted());
     assert_eq!(opened.file.sha256(), sha256_of_file(&own).unwrap());
+    assert!(!open(&own, Some(3)).unwrap().file.is_converted());
+
+    let grey = open(&own, Some(1)).unwrap();
+    assert_eq!((grey.file.card().arch.in_channels, grey.file.card().method.as_str()), (1, "moco-v2"));
+    assert!(
+        grey.warnings.len() == 1 && grey.warnings[0].contains("for 1 channels instead of 3"),
+        "{:?}",
+        grey.warnings
+    );
+    // A head fitted on the one does not fit the other.
+    assert_ne!(grey.file.sha256(), opened.file.sha256());
+    assert_eq!(open(&fixture("moco_v1.pth.tar"), Some(5)).unwrap().file.card().preprocess.channels, 5);
 }
 
 #[test]

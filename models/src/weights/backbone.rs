@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::strict::{check_strict, load_strict};
 use super::{SafetensorsFile, TensorOut, TensorSource, Weights, save_safetensors};
 use crate::card::Card;
+use crate::files::sha256_of_bytes;
 use crate::{Error, Graph, Result};
 
 /// Metadata key under which a backbone file holds its [`Card`] as JSON.
@@ -121,13 +122,25 @@ impl BackboneFile {
 
     /// What [`save_backbone`] would write, in memory. `path` is the file the weights come from, whose hash the card
     /// holds as its parent's and [`BackboneFile::sha256`] gives: it says what was opened, whichever version converts it.
+    /// Where it was opened for other `channels`, its features differ, and the hash is another one.
     ///
     /// # Errors
     /// As [`save_backbone`].
-    pub(crate) fn converted(path: &Path, graph: &Graph, weights: &Weights, card: &Card) -> Result<BackboneFile> {
+    pub(crate) fn converted(
+        path: &Path,
+        graph: &Graph,
+        weights: &Weights,
+        card: &Card,
+        channels: Option<usize>,
+    ) -> Result<BackboneFile> {
         let (graph, weights) = described_by(card, graph, weights)?;
         let file = SafetensorsFile::in_memory(path, &torchvision_tensors(&graph, &weights)?, &metadata(card))?;
-        Ok(BackboneFile { file, card: card.clone(), graph, origin_sha256: card.parent_sha256.clone() })
+        let parent = card.parent_sha256.clone().unwrap_or_default();
+        let origin = match channels {
+            Some(channels) => sha256_of_bytes(format!("{parent} for {channels} channels").as_bytes()),
+            None => parent,
+        };
+        Ok(BackboneFile { file, card: card.clone(), graph, origin_sha256: Some(origin) })
     }
 
     /// The file.

@@ -62,6 +62,8 @@ class moco_backbone_options(Structure):
         ("threads", ctypes.c_uint32),
         ("batch", ctypes.c_uint32),
         ("calibration", ctypes.c_char_p),
+        ("channels", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
     ]
 
 

@@ -18,7 +18,8 @@ class Backbone(Owner):
     "pooled". `threads`: images worked on at the same time; one a core by default. `batch`: images a thread takes at once,
     chosen by default; it does not change the features. `ort_library`: ONNX Runtime's library instead of the one in the
     package; one serves the whole process. `calibration`: the file that `moco-infer calibrate` wrote for this backbone, with
-    which the network runs in int8; float32 by default.
+    which the network runs in int8; float32 by default. `channels`: channels of the images, for which the first convolution
+    is folded or spread; as the card says by default.
 
     Raises `MocoError`, which names every tensor that is wrong and every place that was tried.
 
@@ -34,6 +35,7 @@ class Backbone(Owner):
         batch: Optional[int] = None,
         ort_library: Union[str, "os.PathLike[str]", None] = None,
         calibration: Union[str, "os.PathLike[str]", None] = None,
+        channels: Optional[int] = None,
     ) -> None:
         names = [taps] if isinstance(taps, str) else list(taps) if taps is not None else ["pooled"]
         if not names:
@@ -42,6 +44,7 @@ class Backbone(Owner):
         options.taps = text(",".join(names), "taps")
         options.ort_library = None if ort_library is None else text(ort_library, "ort_library")
         options.calibration = None if calibration is None else text(calibration, "calibration")
+        options.channels = 0 if channels is None else whole(channels, "channels", least=1)
         options.threads = 0 if threads is None else whole(threads, "threads", least=1)
         options.batch = 0 if batch is None else whole(batch, "batch", least=1)
         if isinstance(path, os.PathLike) and os.fspath(path).startswith("hf:/"):
