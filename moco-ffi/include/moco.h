@@ -30,12 +30,21 @@
 #define MOCO_VERSION_MAJOR 0
 #define MOCO_VERSION_MINOR 1
 #define MOCO_VERSION_PATCH 0
+/** Number of this C ABI; moco_abi_version() gives the loaded library's. */
+#define MOCO_ABI_VERSION 0
 
 #if defined(__GNUC__) || defined(__clang__)
 # define MOCO_MUST_USE __attribute__((warn_unused_result))
 #else
 # define MOCO_MUST_USE
 #endif
+
+/** In moco_pixels.type: so many bits of a value are significant, e.g. 12 in uint16_t. */
+#define MOCO_PIXEL_BITS(bits) ((uint32_t)(bits) << 8)
+/** In moco_pixels.type: small values are bright, as in MONOCHROME1. */
+#define MOCO_PIXEL_INVERTED ((uint32_t)1 << 16)
+/** The moco_pixel_type in moco_pixels.type. */
+#define MOCO_PIXEL_TYPE_OF(type) ((type) & 0xffu)
 
 /**
  * Kind of an error. Numbers are never given another meaning.
@@ -250,6 +259,10 @@ typedef struct {
  * `white` inverts (MONOCHROME1). Without a window (both 0) the values go to the backbone as they are: one that was
  * trained on more than 8 bits maps them as its card says (in the units it was trained on, e.g. Hounsfield units), any
  * other refuses them with an error that says so. uint8_t without a window is taken as it is.
+ *
+ * 12 bits in uint16_t are said by `type = MOCO_PIXEL_TYPE_U16 | MOCO_PIXEL_BITS(12)`, which a backbone needs whose card
+ * maps the whole range of its bits; a value that needs more is an error. `| MOCO_PIXEL_INVERTED` says that small values
+ * are bright (MONOCHROME1): black and white then change places, with a window and without.
  */
 typedef struct {
   /**
@@ -273,7 +286,7 @@ typedef struct {
    */
   uint32_t channels;
   /**
-   * A moco_pixel_type.
+   * A moco_pixel_type, perhaps with MOCO_PIXEL_BITS() and MOCO_PIXEL_INVERTED.
    */
   uint32_t type;
   /**
@@ -859,10 +872,11 @@ moco_error *moco_image_read(const moco_image *image,
                             moco_frame **out);
 
 /**
- * The pixels of a decoded image. `black` and `white` are the window that the file suggests, in the units of the values
- * (exchanged for MONOCHROME1), for backbones that read 8 bits; both 0 if it suggests none. Set them to the window you
- * mean, or to 0 for a backbone whose card maps deeper values itself; such a backbone cannot see in this struct that
- * MONOCHROME1 values are bright where they are small: give it those files through moco_backbone_extract_paths().
+ * The pixels of a decoded image. `type` says bits and inversion where they matter: above 8 bits, MOCO_PIXEL_BITS() where
+ * fewer than the type has are significant, MOCO_PIXEL_INVERTED for MONOCHROME1; MOCO_PIXEL_TYPE_OF(type) is the
+ * moco_pixel_type alone. `black` and `white` are the window that the file suggests, in the units of the values, for
+ * backbones that read 8 bits; both 0 if it suggests none. Set them to the window you mean, or to 0 for a backbone whose
+ * card maps deeper values itself.
  *
  * Parameters: `frame`: a decoded image. `out`: receives the description.
  * Returns: NULL, or an error.
@@ -911,9 +925,9 @@ void moco_log_set(moco_log_callback callback,
 const char *moco_version(void);
 
 /**
- * Number of the C ABI: a program built for one number does not run with another.
+ * Number of the loaded library's C ABI: a program built for one MOCO_ABI_VERSION does not run with another.
  *
- * Returns: the number, 0.
+ * Returns: the number.
  * Thread safety: any thread.
  */
 uint32_t moco_abi_version(void);

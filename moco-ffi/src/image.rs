@@ -9,6 +9,7 @@ use std::path::Path;
 use ::moco_image::{ImageFile, Pixels, Raster, ReadOptions};
 
 use crate::boundary::{Result, give, guard, required, utf8};
+use crate::pixels::{BITS_SHIFT, INVERTED};
 use crate::{moco_error, moco_pixel_type, moco_pixels};
 
 /// An image file: JPEG, PNG, TIFF, DICOM or NIfTI (.nii, .nii.gz), of one or several images (pages, frames, slices).
@@ -129,10 +130,11 @@ pub extern "C" fn moco_image_read(
     })
 }
 
-/// The pixels of a decoded image. `black` and `white` are the window that the file suggests, in the units of the values
-/// (exchanged for MONOCHROME1), for backbones that read 8 bits; both 0 if it suggests none. Set them to the window you
-/// mean, or to 0 for a backbone whose card maps deeper values itself; such a backbone cannot see in this struct that
-/// MONOCHROME1 values are bright where they are small: give it those files through moco_backbone_extract_paths().
+/// The pixels of a decoded image. `type` says bits and inversion where they matter: above 8 bits, MOCO_PIXEL_BITS() where
+/// fewer than the type has are significant, MOCO_PIXEL_INVERTED for MONOCHROME1; MOCO_PIXEL_TYPE_OF(type) is the
+/// moco_pixel_type alone. `black` and `white` are the window that the file suggests, in the units of the values, for
+/// backbones that read 8 bits; both 0 if it suggests none. Set them to the window you mean, or to 0 for a backbone whose
+/// card maps deeper values itself.
 ///
 /// Parameters: `frame`: a decoded image. `out`: receives the description.
 /// Returns: NULL, or an error.
@@ -154,18 +156,18 @@ pub extern "C" fn moco_frame_pixels(
             Pixels::F32(image) => (image.data().as_ptr().cast(), moco_pixel_type::F32),
         };
         let (height, width) = raster.size();
-        let [black, white] = match (raster.window, raster.is_8_bit(), raster.inverted) {
-            (Some([black, white]), false, false) => [black, white],
-            (Some([black, white]), false, true) => [white, black],
-            _ => [0.0, 0.0],
-        };
+        let deep = !raster.is_8_bit();
+        let [black, white] = raster.window.filter(|_| deep).unwrap_or_default();
+        let all = if matches!(pixel_type, moco_pixel_type::U8) { 8 } else { 16 };
+        let bits = if raster.bits < all { u32::from(raster.bits) << BITS_SHIFT } else { 0 };
+        let inverted = if raster.inverted { INVERTED } else { 0 };
         out.write(moco_pixels {
             data,
             row_stride: 0,
             width: to_u32(width, "columns")?,
             height: to_u32(height, "rows")?,
             channels: to_u32(raster.channels(), "channels")?,
-            r#type: pixel_type as u32,
+            r#type: pixel_type as u32 | bits | inverted,
             black,
             white,
         });

@@ -30,6 +30,10 @@ pub enum moco_pixel_type {
 /// `white` inverts (MONOCHROME1). Without a window (both 0) the values go to the backbone as they are: one that was
 /// trained on more than 8 bits maps them as its card says (in the units it was trained on, e.g. Hounsfield units), any
 /// other refuses them with an error that says so. uint8_t without a window is taken as it is.
+///
+/// 12 bits in uint16_t are said by `type = MOCO_PIXEL_TYPE_U16 | MOCO_PIXEL_BITS(12)`, which a backbone needs whose card
+/// maps the whole range of its bits; a value that needs more is an error. `| MOCO_PIXEL_INVERTED` says that small values
+/// are bright (MONOCHROME1): black and white then change places, with a window and without.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct moco_pixels {
@@ -43,13 +47,18 @@ pub struct moco_pixels {
     pub height: u32,
     /// Values a pixel: 3 for RGB (not BGR), 1 for grey.
     pub channels: u32,
-    /// A moco_pixel_type.
+    /// A moco_pixel_type, perhaps with MOCO_PIXEL_BITS() and MOCO_PIXEL_INVERTED.
     pub r#type: u32,
     /// Value that becomes 0.
     pub black: f32,
     /// Value that becomes 255.
     pub white: f32,
 }
+
+/// Where MOCO_PIXEL_BITS() stands in `type`.
+pub(crate) const BITS_SHIFT: u32 = 8;
+/// MOCO_PIXEL_INVERTED.
+pub(crate) const INVERTED: u32 = 1 << 16;
 
 /// Copies images.
 ///
@@ -69,12 +78,16 @@ unsafe fn image(pixels: &moco_pixels, name: &str) -> Result<Raster> {
         let error = moco_error::from(e);
         moco_error::new(error.code, format!("`{name}`: {}", error.message.to_string_lossy()))
     };
-    let pixel_type = match pixels.r#type {
+    let (bits, inverted) = (pixels.r#type >> BITS_SHIFT & 0xff, pixels.r#type & INVERTED != 0);
+    let pixel_type = match pixels.r#type & !(0xff << BITS_SHIFT | INVERTED) {
         0 => PixelType::U8,
         1 => PixelType::U16,
         2 => PixelType::F32,
         3 => PixelType::I16,
-        other => return Err(moco_error::argument(format!("`{name}.type` is {other}, which is no moco_pixel_type"))),
+        _ => {
+            let message = format!("`{name}.type` is {}, which is no moco_pixel_type", pixels.r#type);
+            return Err(moco_error::argument(message));
+        }
     };
     let mut raw = RawImage {
         bytes: &[],
@@ -82,6 +95,8 @@ unsafe fn image(pixels: &moco_pixels, name: &str) -> Result<Raster> {
         height: pixels.height as usize,
         channels: pixels.channels as usize,
         pixel_type,
+        bits: bits as u8,
+        inverted,
         row_stride: pixels.row_stride,
         window: (pixels.black != pixels.white).then_some([pixels.black, pixels.white]),
     };

@@ -19,9 +19,9 @@ pub extern "C" fn moco_version() -> *const c_char {
     TEXT.as_ptr()
 }
 
-/// Number of the C ABI: a program built for one number does not run with another.
+/// Number of the loaded library's C ABI: a program built for one MOCO_ABI_VERSION does not run with another.
 ///
-/// Returns: the number, 0.
+/// Returns: the number.
 /// Thread safety: any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn moco_abi_version() -> u32 {

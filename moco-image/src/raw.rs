@@ -39,6 +39,10 @@ pub struct RawImage<'a> {
     pub channels: usize,
     /// Type of the values.
     pub pixel_type: PixelType,
+    /// Significant bits of a whole number, e.g. 12; 0 = all of them.
+    pub bits: u8,
+    /// Small values are bright, as in DICOM's MONOCHROME1: black and white change places.
+    pub inverted: bool,
     /// Bytes from one row to the next; 0 = rows follow each other without a gap.
     pub row_stride: usize,
     /// Values that become 0 and 255, between which the scale is linear and outside of which it is clamped: the window
@@ -75,22 +79,47 @@ impl RawImage<'_> {
     ///
     /// # Errors
     /// [`Error::Shape`] as [`RawImage::byte_len`] or for too few bytes; [`Error::Parameter`] for a window that is no
-    /// range, and values that are not numbers.
+    /// range, values that are not numbers, and values that need more bits than is said.
     pub fn to_raster(&self) -> Result<Raster> {
         let len = self.byte_len()?;
         if self.bytes.len() < len {
             return Err(Error::Shape(format!("the image reaches over {len} bytes, {} were given", self.bytes.len())));
         }
-        let (pixels, bits) = match self.pixel_type {
-            PixelType::U8 => (Pixels::U8(self.image(|[v]| v)?), 8),
-            PixelType::U16 => (Pixels::U16(self.image(u16::from_ne_bytes)?), 16),
-            PixelType::I16 => (Pixels::I16(self.image(i16::from_ne_bytes)?), 16),
-            PixelType::F32 => (Pixels::F32(self.image(f32::from_ne_bytes)?), 32),
+        let pixels = match self.pixel_type {
+            PixelType::U8 => Pixels::U8(self.image(|[v]| v)?),
+            PixelType::U16 => Pixels::U16(self.image(u16::from_ne_bytes)?),
+            PixelType::I16 => Pixels::I16(self.image(i16::from_ne_bytes)?),
+            PixelType::F32 => Pixels::F32(self.image(f32::from_ne_bytes)?),
         };
-        let raster = Raster { pixels, bits, ..Raster::default() };
+        let raster = Raster { bits: self.bits(&pixels)?, pixels, inverted: self.inverted, ..Raster::default() };
         match self.window {
             Some(window) => raster.to_8_bits(ValueRange::Window(window)).map(Raster::from),
-            None => Ok(raster),
+            None => raster.in_units(),
+        }
+    }
+
+    /// Significant bits, which every value must keep to: the card's range is that of the bits, and what lies outside
+    /// would be cut off.
+    fn bits(&self, pixels: &Pixels) -> Result<u8> {
+        let all = 8 * self.pixel_type.size() as u8;
+        let bits = match self.bits {
+            0 => all,
+            bits if bits == all || (bits < all && self.pixel_type != PixelType::F32) => bits,
+            bits => return Err(Error::parameter("bits", format!("{bits} in values of {all} bits"))),
+        };
+        let outside = match pixels {
+            Pixels::U8(image) => image.data().iter().map(|v| i32::from(*v)).find(|v| v >> bits != 0),
+            Pixels::U16(image) => image.data().iter().map(|v| i32::from(*v)).find(|v| v >> bits != 0),
+            Pixels::I16(image) => {
+                image.data().iter().map(|v| i32::from(*v)).find(|v| !matches!(v >> (bits - 1), 0 | -1))
+            }
+            _ => None,
+        };
+        match outside {
+            Some(value) => {
+                Err(Error::parameter("bits", format!("there is a value of {value}, which needs more than {bits}")))
+            }
+            None => Ok(bits),
         }
     }
 
@@ -113,7 +142,17 @@ mod tests {
     use super::*;
 
     fn raw(bytes: &[u8], pixel_type: PixelType, window: Option<[f32; 2]>) -> RawImage<'_> {
-        RawImage { bytes, width: 2, height: 2, channels: 1, pixel_type, row_stride: 0, window }
+        RawImage {
+            bytes,
+            width: 2,
+            height: 2,
+            channels: 1,
+            pixel_type,
+            bits: 0,
+            inverted: false,
+            row_stride: 0,
+            window,
+        }
     }
 
     fn in_8_bits(image: &RawImage<'_>) -> Vec<u8> {
@@ -152,6 +191,33 @@ mod tests {
         let raster = raw(&values, PixelType::U16, None).to_raster().unwrap();
         let Pixels::U16(image) = &raster.pixels else { panic!("{raster:?}") };
         assert_eq!((image.data(), raster.bits), (&[0, 1000, 2000, 4095][..], 16));
+    }
+
+    #[test]
+    fn significant_bits_and_inversion_are_kept() {
+        let values = bytes_of(&[0u16, 1000, 2000, 4095], |v| v.to_ne_bytes());
+        let twelve = RawImage { bits: 12, inverted: true, ..raw(&values, PixelType::U16, None) };
+        let raster = twelve.to_raster().unwrap();
+        assert_eq!((raster.bits, raster.inverted), (12, true));
+        assert_eq!(raster.to_8_bits(ValueRange::Full).unwrap().data(), [255, 193, 130, 0]);
+        // A window is in the units of the values; what is bright changes places.
+        let windowed = RawImage { window: Some([0.0, 4000.0]), ..twelve };
+        assert_eq!(in_8_bits(&windowed), [255, 191, 128, 0]);
+        let picture = RawImage { inverted: true, ..raw(&[0, 1, 254, 255], PixelType::U8, None) };
+        assert_eq!(in_8_bits(&picture), [255, 254, 1, 0]);
+        let signed = bytes_of(&[-2048i16, 0, 5, 2047], |v| v.to_ne_bytes());
+        assert_eq!(RawImage { bits: 12, ..raw(&signed, PixelType::I16, None) }.to_raster().unwrap().bits, 12);
+        let floats = bytes_of(&[0.0f32; 4], |v| v.to_ne_bytes());
+        for (bytes, pixel_type, bits, part) in [
+            (&values, PixelType::U16, 11, "value of 4095"),
+            (&signed, PixelType::I16, 11, "value of -2048"),
+            (&values, PixelType::U16, 17, "17 in values of 16 bits"),
+            (&values, PixelType::U8, 1, "needs more than 1"),
+            (&floats, PixelType::F32, 12, "12 in values of 32 bits"),
+        ] {
+            let error = RawImage { bits, ..raw(bytes, pixel_type, None) }.to_raster().unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -65,7 +65,10 @@ fn prepare(folder: &Path) {
     let arch = ArchSpec { width: 0.125, stem: Stem::Cifar, ..ArchSpec::new("resnet18") };
     let graph = arch.build().unwrap();
     let path = folder.join("backbone.safetensors");
-    save_backbone(&path, &graph, &initialise(&graph, 3), &Card::new(arch, "random").unwrap()).unwrap();
+    save_backbone(&path, &graph, &initialise(&graph, 3), &Card::new(arch.clone(), "random").unwrap()).unwrap();
+    let mut deep = Card::new(arch.clone(), "random").unwrap();
+    deep.preprocess.bit_depth = 12;
+    save_backbone(&folder.join("twelve_bits.safetensors"), &graph, &initialise(&graph, 3), &deep).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(folder.join("truncated.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
     std::fs::write(folder.join("rubbish.safetensors"), b"not tensors at all").unwrap();

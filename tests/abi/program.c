@@ -226,6 +226,9 @@ static void pixels_of_all_types(const moco_backbone *backbone) {
   FAILS(moco_backbone_extract_pixels(backbone, pixels, 3, &features), MOCO_CODE_IMAGE, "image 1: the image has 16 bits");
   pixels[1].type = 9;
   FAILS(moco_backbone_extract_pixels(backbone, pixels, 3, &features), MOCO_CODE_INVALID_ARGUMENT, "type` is 9");
+  pixels[1] = pixels[2];
+  pixels[1].type = MOCO_PIXEL_TYPE_U16 | MOCO_PIXEL_BITS(17);
+  FAILS(moco_backbone_extract_pixels(backbone, pixels, 2, &features), MOCO_CODE_INVALID_ARGUMENT, "17 in values of 16");
   pixels[1] = pixels[0];
   pixels[1].row_stride = 3;
   FAILS(moco_backbone_extract_pixels(backbone, pixels, 2, &features), MOCO_CODE_INVALID_ARGUMENT, "stride");
@@ -237,6 +240,40 @@ static void pixels_of_all_types(const moco_backbone *backbone) {
   pixels[1] = pixels[0];
   pixels[1].channels = 2;
   FAILS(moco_backbone_extract_pixels(backbone, pixels, 2, &features), MOCO_CODE_IMAGE, "2 channel");
+}
+
+/* A backbone whose card maps all that 12 bits hold has to be told that there are 12. */
+static void bits_and_inversion(const char *folder) {
+  static uint16_t values[SIDE][SIDE * 3], turned[SIDE][SIDE * 3];
+  for (int y = 0; y < SIDE; ++y) {
+    for (int x = 0; x < SIDE * 3; ++x) {
+      values[y][x] = (uint16_t)((x * 97 + y * 131) % 4096);
+      turned[y][x] = (uint16_t)(4095 - values[y][x]);
+    }
+  }
+  const uint32_t twelve = MOCO_PIXEL_TYPE_U16 | MOCO_PIXEL_BITS(12);
+  moco_pixels pixels[2] = {
+      {values, 0, SIDE, SIDE, 3, twelve, 0, 0},
+      {turned, 0, SIDE, SIDE, 3, twelve | MOCO_PIXEL_INVERTED, 0, 0},
+  };
+  moco_backbone *backbone = NULL;
+  moco_features *features = NULL;
+  OK(moco_backbone_open(in(folder, "twelve_bits.safetensors"), NULL, &backbone));
+  OK(moco_backbone_extract_pixels(backbone, pixels, 2, &features));
+  size_t len = 0;
+  const float *rows = moco_features_data(features, 0, &len);
+  for (size_t i = 0; i < len / 2; ++i) CHECK(fabsf(rows[i] - rows[len / 2 + i]) <= 1e-5f * (1.0f + fabsf(rows[i])));
+  CHECK(MOCO_PIXEL_TYPE_OF(pixels[1].type) == MOCO_PIXEL_TYPE_U16);
+  moco_features_free(features);
+  pixels[1].type = MOCO_PIXEL_TYPE_U16;
+  FAILS(moco_backbone_extract_pixels(backbone, pixels, 2, &features), MOCO_CODE_IMAGE, "image 1: the image has 16 bits");
+  values[3][4] = 4096;
+  FAILS(moco_backbone_extract_pixels(backbone, pixels, 1, &features), MOCO_CODE_INVALID_ARGUMENT, "a value of 4096");
+  pixels[0].type = MOCO_PIXEL_TYPE_F32 | MOCO_PIXEL_BITS(12);
+  FAILS(moco_backbone_extract_pixels(backbone, pixels, 1, &features), MOCO_CODE_INVALID_ARGUMENT, "12 in values of 32");
+  pixels[0].type = twelve | 1u << 20;
+  FAILS(moco_backbone_extract_pixels(backbone, pixels, 1, &features), MOCO_CODE_INVALID_ARGUMENT, "no moco_pixel_type");
+  moco_backbone_free(backbone);
 }
 
 static void image_files(const char *folder, const moco_backbone *backbone) {
@@ -416,7 +453,7 @@ int main(int argc, char **argv) {
   CHECK(argc == 2);
   char version[32];
   snprintf(version, sizeof version, "%d.%d.%d", MOCO_VERSION_MAJOR, MOCO_VERSION_MINOR, MOCO_VERSION_PATCH);
-  CHECK(strcmp(version, moco_version()) == 0 && moco_abi_version() == 0);
+  CHECK(strcmp(version, moco_version()) == 0 && moco_abi_version() == MOCO_ABI_VERSION);
   moco_log_set(log_message, &n_messages);
   opening(argv[1]);
   CHECK(n_messages > 0);
@@ -437,6 +474,7 @@ int main(int argc, char **argv) {
   extracting(argv[1], backbone);
   calibrated(argv[1]);
   pixels_of_all_types(backbone);
+  bits_and_inversion(argv[1]);
   image_files(argv[1], backbone);
   heads(argv[1], backbone);
   for_other_channels(argv[1], backbone);

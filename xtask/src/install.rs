@@ -1,13 +1,14 @@
 //! A prefix with programs, library, headers, CMake package and pkg-config file, and ONNX Runtime beside the library.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::{setup, shell};
 
 /// The number that changes when the C ABI breaks; part of the library's file name.
-const ABI: u32 = 0;
+pub const ABI: u32 = 0;
 
 /// Builds in release and installs below `prefix`.
 pub fn run(prefix: &Path) -> Result<()> {
@@ -26,10 +27,11 @@ pub fn copy(prefix: &Path) -> Result<()> {
     shell::step(&format!("install → {}", prefix.display()));
     let (root, built) = (shell::root(), shell::target()?.join("release"));
     let library = format!("libmoco.so.{ABI}");
+    let stripped = stripped_library()?;
     let files = [
         (built.join("moco-train"), "bin/moco-train"),
         (built.join("moco-infer"), "bin/moco-infer"),
-        (built.join("libmoco.so"), &*format!("lib/{library}")),
+        (stripped, &*format!("lib/{library}")),
         (built.join("libmoco.a"), "lib/libmoco.a"),
         (setup::onnxruntime::library()?, "lib/libonnxruntime.so.1"),
         (root.join("moco-ffi/include/moco.h"), "include/moco.h"),
@@ -61,6 +63,16 @@ pub fn copy(prefix: &Path) -> Result<()> {
         place(text.as_bytes(), &prefix.join(to))?;
     }
     Ok(())
+}
+
+/// libmoco.so as it has been built, without the names of what it does not export: half of its size.
+pub fn stripped_library() -> Result<PathBuf> {
+    let built = shell::target()?.join("release/libmoco.so");
+    let stripped = shell::target()?.join("xtask-stripped/libmoco.so");
+    std::fs::create_dir_all(stripped.parent().expect("it lies in a folder"))?;
+    shell::run(Command::new("strip").arg("--strip-unneeded").arg("-o").arg(&stripped).arg(&built))
+        .context("strip comes with the C compiler (Debian: binutils)")?;
+    Ok(stripped)
 }
 
 /// Writes a file beside its place and moves it there: a program that runs keeps the file it has mapped.

@@ -88,7 +88,7 @@ fn stage(project: &Path) -> Result<()> {
     let library = setup::onnxruntime::library()?;
     let name = library.file_name().context("ONNX Runtime's library has no name")?;
     copy(&library, &project.join("src/moco/lib").join(name))?;
-    copy(&shell::target()?.join("release/libmoco.so"), &project.join("src/moco/lib/libmoco.so"))?;
+    copy(&install::stripped_library()?, &project.join("src/moco/lib/libmoco.so"))?;
     for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
         copy(&root.join(licence), &project.join("licenses").join(licence))?;
     }

@@ -52,6 +52,10 @@ inline void check_version() {
     if (library.compare(0, header.size(), header) != 0) {
       throw Error(MOCO_CODE_INVALID_ARGUMENT, "moco.hpp is of version " + header + "x, the loaded libmoco of " + library);
     }
+    if (moco_abi_version() != MOCO_ABI_VERSION) {
+      throw Error(MOCO_CODE_INVALID_ARGUMENT, "moco.hpp is for ABI " + std::to_string(MOCO_ABI_VERSION) +
+                                                  ", the loaded libmoco has ABI " + std::to_string(moco_abi_version()));
+    }
     return true;
   }();
   (void)same;

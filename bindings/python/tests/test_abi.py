@@ -96,11 +96,20 @@ def test_a_libmoco_that_cannot_be_loaded_is_named(tmp_path, content):
     assert f"ImportError: cannot load {path}" in done.stderr and "unset MOCO_LIBRARY" in done.stderr
 
 
-def test_a_libmoco_of_another_version_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "version, abi, expected",
+    [
+        ("9.8.7", _abi.ABI_VERSION, "is libmoco 9.8.7, this package is for"),
+        (_abi.VERSION, 77, f"has ABI 77, this package is for {_abi.ABI_VERSION}"),
+    ],
+)
+def test_a_libmoco_of_another_version_is_refused(tmp_path, version, abi, expected):
     source, library = tmp_path / "other.c", tmp_path / "libmoco.so"
-    source.write_text('const char *moco_version(void) { return "9.8.7"; }')
+    source.write_text(
+        f'const char *moco_version(void) {{ return "{version}"; }}\nunsigned moco_abi_version(void) {{ return {abi}; }}'
+    )
     subprocess.run(["cc", "-shared", "-fPIC", source, "-o", library], check=True)
     done = subprocess.run(
         [sys.executable, "-c", "import moco"], env={"MOCO_LIBRARY": str(library)}, stderr=subprocess.PIPE, text=True
     )
-    assert done.returncode == 1 and "is libmoco 9.8.7, this package is for" in done.stderr
+    assert done.returncode == 1 and expected in done.stderr

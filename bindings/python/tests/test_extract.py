@@ -57,6 +57,20 @@ def test_a_backbone_is_opened_for_grey_images_as_by_the_program(backbone, backbo
     assert 0 < np.linalg.norm(features - colour) < 0.1 * np.linalg.norm(colour)
 
 
+def test_bits_and_inversion_reach_the_library(backbone, random):
+    values = random.integers(0, 4096, (50, 40, 3), np.uint16)
+    expected = backbone.extract(values, window=(0, 4095), bits=12)["pooled"]
+    assert np.allclose(backbone.extract(4095 - values, window=(0, 4095), inverted=True)["pooled"], expected, atol=1e-5)
+    with pytest.raises(moco.MocoError, match="12 bits a value"):
+        backbone.extract(values, bits=12)
+    with pytest.raises(moco.MocoError, match="needs more than 11"):
+        backbone.extract(np.maximum(values, 2048), window=(0, 4095), bits=11)
+    with pytest.raises(ValueError, match="`bits` is 0"):
+        backbone.extract(values, bits=0)
+    with pytest.raises(ValueError, match="`bits` is about the values"):
+        backbone.extract("a.png", bits=12)
+
+
 def test_paths_bytes_and_arrays_of_the_same_pixels_give_the_same(backbone, tmp_path, random):
     sizes = [(64, 64), (33, 80), (120, 50)]
     arrays = [random.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
@@ -101,10 +115,10 @@ def test_pixels_are_not_copied_where_their_rows_are_whole(random):
 
     whole = random.integers(0, 256, (90, 100, 3), np.uint8)
     for view in [whole, whole[10:70], whole[10:70, 20:95], whole[::3], whole[..., 0].copy(), whole[:1, :1, :]]:
-        given = _images.images(view, None)
+        given = _images.images(view, _images.Values())
         assert given.array[0].data == view.ctypes.data
         assert (given.array[0].height, given.array[0].width) == view.shape[:2]
-    copied = _images.images(whole[:, ::-1], None)
+    copied = _images.images(whole[:, ::-1], _images.Values())
     assert copied.array[0].data != whole[:, ::-1].ctypes.data
 
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell;
+use crate::{install, shell};
 
 /// Writes the files, or only says whether they are up to date.
 ///
@@ -27,7 +27,9 @@ fn moco_h(crate_folder: &Path) -> Result<String> {
         .map_err(|e| anyhow::anyhow!("moco-ffi/cbindgen.toml: {e}"))?;
     config.after_includes = config.after_includes.map(|text| {
         let text = text.replace("@MAJOR@", env!("CARGO_PKG_VERSION_MAJOR"));
-        text.replace("@MINOR@", env!("CARGO_PKG_VERSION_MINOR")).replace("@PATCH@", env!("CARGO_PKG_VERSION_PATCH"))
+        text.replace("@MINOR@", env!("CARGO_PKG_VERSION_MINOR"))
+            .replace("@PATCH@", env!("CARGO_PKG_VERSION_PATCH"))
+            .replace("@ABI@", &install::ABI.to_string())
     });
     let bindings = cbindgen::Builder::new()
         .with_config(config)

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::parse::{Header, Kind, Type, Variable};
 
@@ -22,6 +22,7 @@ pub fn module(header: &Header) -> Result<String> {
     let parts = ["MAJOR", "MINOR", "PATCH"].map(|part| number(&format!("MOCO_VERSION_{part}")));
     let [Some(major), Some(minor), Some(patch)] = parts else { bail!("moco.h has no version") };
     writeln!(out, "VERSION = \"{major}.{minor}.{patch}\"")?;
+    writeln!(out, "ABI_VERSION = {}", number("MOCO_ABI_VERSION").context("moco.h has no MOCO_ABI_VERSION")?)?;
     for (name, constants) in &header.enums {
         writeln!(out, "\n# {name}")?;
         for (constant, value) in constants {
@@ -110,7 +111,8 @@ mod tests {
     use super::super::parse::header;
     use super::*;
 
-    const VERSION: &str = "#define MOCO_VERSION_MAJOR 1\n#define MOCO_VERSION_MINOR 2\n#define MOCO_VERSION_PATCH 3\n";
+    const VERSION: &str = "#define MOCO_VERSION_MAJOR 1\n#define MOCO_VERSION_MINOR 2\n#define MOCO_VERSION_PATCH 3\n\
+                           #define MOCO_ABI_VERSION 4\n";
 
     #[test]
     fn each_type_gets_its_ctypes_counterpart() {
@@ -118,7 +120,7 @@ mod tests {
             "typedef struct o o; o *f(const char *const *names, size_t (*shape)[4], const void *p, o **out, float x);";
         let module = module(&header(&format!("{VERSION}{text}")).unwrap()).unwrap();
         for expected in [
-            "VERSION = \"1.2.3\"",
+            "VERSION = \"1.2.3\"\nABI_VERSION = 4\n",
             "POINTER(o),\n        [",
             "POINTER(ctypes.c_char_p),  # names",
             "POINTER(ctypes.c_size_t * 4),  # shape",

@@ -6,6 +6,7 @@ from ctypes import CFUNCTYPE, POINTER, Structure
 from typing import Any
 
 VERSION = "0.1.0"
+ABI_VERSION = 0
 
 # moco_code
 MOCO_CODE_OK = 0

@@ -81,13 +81,21 @@ class Backbone(Owner):
         lib.moco_backbone_tap_dim(self._open_handle(), text(tap, "tap"), out)
         return out.value
 
-    def extract(self, images: _images.Images, *, window: Optional[_images.Window] = None) -> _features.Features:
+    def extract(
+        self,
+        images: _images.Images,
+        *,
+        window: Optional[_images.Window] = None,
+        bits: Optional[int] = None,
+        inverted: bool = False,
+    ) -> _features.Features:
         """Features of one image or many.
 
         `images`: a path, the bytes of a file, or an array; a sequence of one of these kinds; or a batch in one array
         [images, height, width, channels]. Arrays are [height, width, channels] in RGB order, or [height, width] for grey;
         those in a sequence may differ in size. uint8 is taken as it is; uint16, int16 and float32 need `window`, the
-        values that become 0 and 255 (the first above the second inverts).
+        values that become 0 and 255 (the first above the second inverts), unless the backbone's card maps deeper values
+        itself; if it maps all that 12 bits hold, say `bits=12`. `inverted`: small values are bright, as in MONOCHROME1.
 
         Arrays are read where they are if their rows have no gaps inside, so also a crop of a larger image; others, such
         as `image[..., ::-1]`, are copied. Nobody may write to them meanwhile.
@@ -95,7 +103,7 @@ class Backbone(Owner):
         Raises `MocoError` that names the image; there are no features then.
         """
         handle = self._open_handle()
-        given = _images.images(images, window)
+        given = _images.images(images, _images.Values(window, bits, inverted))
         functions = {
             "paths": lib.moco_backbone_extract_paths,
             "encoded": lib.moco_backbone_extract_encoded,

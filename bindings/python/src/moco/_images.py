@@ -8,13 +8,27 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _abi
-from ._library import text
+from ._library import text, whole
 
 Image = Union[str, "os.PathLike[str]", bytes, npt.NDArray[Any]]
 #: One image, a batch in one array [images, height, width, channels], or any number of images of one kind.
 Images = Union[Image, Iterable[Image]]
 #: Values that become 0 and 255.
 Window = Tuple[float, float]
+
+
+class Values(NamedTuple):
+    """What the values of arrays mean."""
+
+    window: Optional[Window] = None
+    bits: Optional[int] = None
+    inverted: bool = False
+
+    def type_of(self, dtype: "np.dtype[Any]") -> int:
+        """moco_pixels.type."""
+        bits = 0 if self.bits is None else whole(self.bits, "bits", bits=8, least=1)
+        return _PIXEL_TYPES[dtype] | bits << 8 | (1 << 16 if self.inverted else 0)
+
 
 _PIXEL_TYPES = {
     np.dtype(np.uint8): _abi.MOCO_PIXEL_TYPE_U8,
@@ -33,7 +47,7 @@ class Input(NamedTuple):
     alive: Sequence[Any]
 
 
-def images(given: Images, window: Optional[Window]) -> Input:
+def images(given: Images, meaning: Values) -> Input:
     """Images of any kind, all of the same kind."""
     listed = _listed(given)
     kinds = [_kind(image, i) for i, image in enumerate(listed)]
@@ -42,9 +56,10 @@ def images(given: Images, window: Optional[Window]) -> Input:
         if other != kind:
             raise TypeError(f"images[0] is {_WORDS[kind]}, but images[{i}] is {_WORDS[other]}: give one kind a call")
     if kind == "pixels":
-        return pixels(listed, window)
-    if window is not None:
-        raise ValueError("`window` scales the values of numpy arrays; files are taken as they are")
+        return pixels(listed, meaning)
+    for name, value in meaning._asdict().items():
+        if value is not None and value is not False:
+            raise ValueError(f"`{name}` is about the values of numpy arrays; files are taken as they are")
     if kind == "paths":
         paths = [text(path, f"images[{i}]") for i, path in enumerate(listed)]
         return Input(kind, (ctypes.c_char_p * len(paths))(*paths), len(paths), paths)
@@ -56,23 +71,23 @@ def images(given: Images, window: Optional[Window]) -> Input:
     return Input(kind, array, len(buffers), buffers)
 
 
-def pixels(given: Images, window: Optional[Window]) -> Input:
+def pixels(given: Images, meaning: Values) -> Input:
     """Numpy arrays only."""
     arrays: List[npt.NDArray[Any]] = []
     for i, image in enumerate(_listed(given)):
         kind = _kind(image, i)
         if kind != "pixels":
             raise TypeError(f"images[{i}] is {_WORDS[kind]}; a numpy array is expected here")
-        arrays.append(_readable(image, i, window))
+        arrays.append(_readable(image, i, meaning.window))
     array = (_abi.moco_pixels * len(arrays))()
     for entry, values in zip(array, arrays):
         entry.data = values.ctypes.data
         entry.row_stride = values.strides[0]
         entry.height, entry.width = values.shape[:2]
         entry.channels = values.shape[2] if values.ndim == 3 else 1
-        entry.type = _PIXEL_TYPES[values.dtype]
-        if window is not None:
-            entry.black, entry.white = window
+        entry.type = meaning.type_of(values.dtype)
+        if meaning.window is not None:
+            entry.black, entry.white = meaning.window
     return Input("pixels", array, len(arrays), arrays)
 
 

@@ -178,6 +178,9 @@ def _load() -> Any:
     found = library.moco_version().decode()
     if found.split(".")[:2] != _abi.VERSION.split(".")[:2]:
         raise ImportError(f"{path} is libmoco {found}, this package is for {_abi.VERSION}", name="moco", path=path)
+    library.moco_abi_version.restype = ctypes.c_uint32
+    if (abi := library.moco_abi_version()) != _abi.ABI_VERSION:
+        raise ImportError(f"{path} has ABI {abi}, this package is for {_abi.ABI_VERSION}", name="moco", path=path)
     for name, (result, arguments) in _abi.FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
