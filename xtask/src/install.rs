@@ -65,7 +65,7 @@ pub fn copy(prefix: &Path) -> Result<()> {
     Ok(())
 }
 
-/// libmoco.so as it has been built, without the names of what it does not export: half of its size.
+/// libmoco.so as it has been built, without the names of what it does not export (a sixth of it).
 pub fn stripped_library() -> Result<PathBuf> {
     let built = shell::target()?.join("release/libmoco.so");
     let stripped = shell::target()?.join("xtask-stripped/libmoco.so");

@@ -54,7 +54,7 @@ def test_a_backbone_is_opened_for_grey_images_as_by_the_program(backbone, backbo
             grey.extract(random.integers(0, 256, (70, 90, 5), np.uint8))
     # As the colour network answers grey that is repeated, but for one mean and deviation instead of three.
     colour = backbone.extract(np.repeat(pixels[..., None], 3, 2))["pooled"]
-    assert 0 < np.linalg.norm(features - colour) < 0.1 * np.linalg.norm(colour)
+    assert 0 < np.linalg.norm(features - colour) < 0.5 * np.linalg.norm(colour)
 
 
 def test_bits_and_inversion_reach_the_library(backbone, random):
