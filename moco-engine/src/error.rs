@@ -59,6 +59,9 @@ pub enum Error {
         /// The device.
         device: String,
     },
+    /// Processes of a training that do not find each other, or of which one is lost.
+    #[error("{0}")]
+    Group(String),
     /// A call out of order, e.g. a backward pass without its forward pass.
     #[error("{0}")]
     State(String),

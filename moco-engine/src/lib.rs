@@ -16,6 +16,7 @@ pub mod compute;
 pub mod cuda;
 pub mod device;
 mod error;
+pub mod group;
 pub mod kernels;
 pub mod ops;
 mod plan;

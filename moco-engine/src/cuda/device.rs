@@ -5,11 +5,12 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::arguments::*;
-use super::driver::{Driver, flat, launch};
+use super::driver::{Driver, Links, flat, launch};
 use super::memory::{DeviceView, Memory, Value};
 use super::views::{DecodedMemory, ViewMaker};
 use super::{CudaKernels, Rows};
 use crate::device::{ContrastInputs, DecodedBatch, Device, HostMemory, SgdUpdate};
+use crate::group::{Collective, Group, OverHost};
 use crate::ops::{self, InfoNce};
 use crate::{Error, Result};
 
@@ -87,6 +88,13 @@ impl<T: Value, D: Driver> Device for DriverDevice<T, D> {
 
     fn kernels(&self) -> Result<CudaKernels<T, D>> {
         Ok(CudaKernels::new(&self.driver))
+    }
+
+    fn collective(&self, group: &Arc<Group>) -> Result<Box<dyn Collective<Self>>> {
+        Ok(match self.driver.link(group)? {
+            Some(links) => Box::new(Linked { links, world: group.world() }),
+            None => Box::new(OverHost::new(group)),
+        })
     }
 
     fn buffer(&mut self, values: Vec<f32>) -> Result<Memory<D>> {
@@ -263,6 +271,43 @@ impl<T: Value, D: Driver> Device for DriverDevice<T, D> {
             width: dim as i32,
         };
         self.launch(self.flat((n - skipped) * dim), enqueue);
+    }
+}
+
+/// [`Collective`] by a driver's own connections.
+struct Linked {
+    links: Box<dyn Links>,
+    world: usize,
+}
+
+impl<T: Value, D: Driver> Collective<DriverDevice<T, D>> for Linked {
+    fn mean(&mut self, _device: &mut DriverDevice<T, D>, values: &mut DeviceView<f32>) -> Result<()> {
+        self.links.mean(values.address(), values.len())
+    }
+
+    fn gather(
+        &mut self,
+        _device: &mut DriverDevice<T, D>,
+        own: &DeviceView<f32>,
+        all: &mut DeviceView<f32>,
+    ) -> Result<()> {
+        Error::check_len("values of all processes", own.len() * self.world, all.len())?;
+        self.links.gather(own.address(), own.len(), all.address())
+    }
+
+    fn exchange(
+        &mut self,
+        _device: &mut DriverDevice<T, D>,
+        values: &DeviceView<f32>,
+        to: &[usize],
+        received: &mut DeviceView<f32>,
+        from: &[usize],
+    ) -> Result<()> {
+        for (counts, len) in [(to, values.len()), (from, received.len())] {
+            Error::check_len("counts of an exchange", self.world, counts.len())?;
+            Error::check_len("values of an exchange", counts.iter().sum(), len)?;
+        }
+        self.links.exchange(values.address(), to, received.address(), from)
     }
 }
 

@@ -9,6 +9,7 @@ use super::memory::Value;
 use crate::Error;
 use crate::Result;
 use crate::device::{HostMemory, Pageable};
+use crate::group::Group;
 use crate::kernels::conv::ConvShape;
 
 /// Threads of every block; `THREADS` in `cuda/common.cuh`.
@@ -81,6 +82,33 @@ pub trait Driver: Send + Sync + 'static {
     fn describe(&self) -> String;
     /// Runs a convolution by a library; `false` where it has none and the engine's own kernels are to run.
     fn convolve(&self, job: &Convolution) -> bool;
+    /// Connects it with the devices of other processes; `None` where they are to exchange over the host.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if what it needs for that is missing, [`Error::Group`] if a process is lost.
+    fn link(self: &Arc<Self>, group: &Arc<Group>) -> Result<Option<Box<dyn Links>>> {
+        let _ = group;
+        Ok(None)
+    }
+}
+
+/// What devices of several processes do together, in the order of their other work. Lengths and counts are in f32 values.
+pub trait Links: Send {
+    /// Replaces values by their mean over all processes.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if it cannot be asked for.
+    fn mean(&mut self, at: u64, len: usize) -> Result<()>;
+    /// Puts the values of all processes behind each other.
+    ///
+    /// # Errors
+    /// As [`Links::mean`].
+    fn gather(&mut self, from: u64, len: usize, to: u64) -> Result<()>;
+    /// Sends a part of what lies at `from` to each process and receives one of each at `into`, in their order.
+    ///
+    /// # Errors
+    /// As [`Links::mean`].
+    fn exchange(&mut self, from: u64, to: &[usize], into: u64, counts: &[usize]) -> Result<()>;
 }
 
 /// A convolution for a library, NHWC and OHWI, all in one precision.

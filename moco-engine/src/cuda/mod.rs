@@ -24,8 +24,6 @@ use driver::Driver;
 pub use emulated::{Emulated, EmulatedMemory, Work};
 #[cfg(feature = "cuda")]
 pub use gpu::{Gpu, GpuMemory, Graph};
-#[cfg(feature = "nccl")]
-pub use gpu::{Place, ProcessGroup};
 pub use kernels::CudaKernels;
 use memory::Rows;
 pub use memory::{Bf16, DeviceView, Memory, Value};

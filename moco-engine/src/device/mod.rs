@@ -10,6 +10,7 @@ mod decoded;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::group::{Collective, Group, OverHost};
 use crate::ops::{AdamWStep, InfoNce, ParamGroup, SameImage, SgdStep, clip_factor};
 use crate::{Error, Kernels, Result};
 
@@ -38,6 +39,18 @@ pub trait Device: Sized + Send {
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if it cannot hold them.
     fn kernels(&self) -> Result<Self::Kernels>;
+
+    /// How this device sums and exchanges with those of other processes.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) if what it needs for that is missing, [`Error::Group`](crate::Error::Group) if a
+    /// process is lost.
+    fn collective(&self, group: &Arc<Group>) -> Result<Box<dyn Collective<Self>>>
+    where
+        Self: 'static,
+    {
+        Ok(Box::new(OverHost::new(group)))
+    }
 
     /// Memory that holds these values.
     ///

@@ -10,8 +10,6 @@ mod graph;
 mod libraries;
 #[cfg(feature = "nccl")]
 mod nccl;
-#[cfg(feature = "nccl")]
-mod rendezvous;
 mod staging;
 
 use std::ffi::{CString, c_void};
@@ -21,17 +19,14 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::arguments::KERNELS;
-use super::driver::{Convolution, Driver, THREADS};
+use super::driver::{Convolution, Driver, Links, THREADS};
 use crate::device::{HostMemory, Pageable};
+use crate::group::Group;
 use crate::{Error, Result};
 use cudnn::Cudnn;
 use staging::{GpuEvent, PinnedMemory, Staging};
 
 pub use graph::Graph;
-#[cfg(feature = "nccl")]
-pub use nccl::ProcessGroup;
-#[cfg(feature = "nccl")]
-pub use rendezvous::Place;
 
 /// Every kernel for every kind of GPU, by nvcc.
 static KERNELS_IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
@@ -381,6 +376,20 @@ impl Driver for Gpu {
                 true
             }
         }
+    }
+
+    #[cfg(feature = "nccl")]
+    fn link(self: &Arc<Self>, group: &Arc<Group>) -> Result<Option<Box<dyn Links>>> {
+        Ok(Some(Box::new(nccl::Nccl::join(self, group)?)))
+    }
+
+    #[cfg(not(feature = "nccl"))]
+    fn link(self: &Arc<Self>, _group: &Arc<Group>) -> Result<Option<Box<dyn Links>>> {
+        Err(Error::Device(format!(
+            "{}: this program was built without NCCL, by which GPUs of several processes exchange; `cargo xtask cuda` builds \
+             one with it",
+            self.describe()
+        )))
     }
 }
 
