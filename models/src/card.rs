@@ -147,6 +147,14 @@ impl Card {
         Ok(card)
     }
 
+    /// The network in a few words.
+    pub(crate) fn summary(&self) -> String {
+        let arch = &self.arch;
+        let stem = if arch.stem == Stem::Cifar { ", 3×3 stem" } else { "" };
+        let width = if arch.width == 1.0 { String::new() } else { format!(", width × {}", arch.width) };
+        format!("{}{stem}{width}, {} input channels", arch.name, arch.in_channels)
+    }
+
     /// The card as a `README.md` with the YAML header that model hubs read.
     pub fn to_readme(&self) -> String {
         let arch = &self.arch;
@@ -160,10 +168,8 @@ impl Card {
         }
         push(&mut text, format_args!("---\n\n# {} backbone ({})\n\n| | |\n|---|---|", arch.name, self.method));
 
-        let stem = if arch.stem == Stem::Cifar { ", 3×3 stem" } else { "" };
-        let width = if arch.width == 1.0 { String::new() } else { format!(", width × {}", arch.width) };
         let rows = [
-            ("architecture", Some(format!("{}{stem}{width}, {} input channels", arch.name, arch.in_channels))),
+            ("architecture", Some(self.summary())),
             ("features", Some(self.taps.join(", "))),
             ("method", Some(self.method.clone())),
             ("training data", self.data.clone()),
@@ -175,10 +181,7 @@ impl Card {
         ];
         let metrics = self.metrics.iter().map(|(name, value)| (name.as_str(), Some(value.to_string())));
         for (name, value) in rows.into_iter().chain(metrics) {
-            if let Some(value) = value {
-                let cell = value.replace('|', "\\|").replace(['\n', '\r'], " ");
-                push(&mut text, format_args!("| {name} | {cell} |"));
-            }
+            value.iter().for_each(|value| table_row(&mut text, name, value));
         }
 
         push(&mut text, format_args!("\n## Preprocessing\n\n```json\n{}\n```", pretty(&self.preprocess)));
@@ -215,16 +218,22 @@ fn default_preprocess(arch: &ArchSpec) -> PreprocessRule {
     rule
 }
 
-fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
+/// A row of a Markdown table of two columns.
+pub(crate) fn table_row(text: &mut String, name: &str, value: &str) {
+    let cell = value.replace('|', "\\|").replace(['\n', '\r'], " ");
+    push(text, format_args!("| {name} | {cell} |"));
+}
+
+pub(crate) fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
     writeln!(text, "{line}").expect("writing to a string does not fail");
 }
 
 /// A JSON string is a YAML string, whatever it holds.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     serde_json::to_string(text).expect("a string is JSON")
 }
 
-fn pretty(value: &impl Serialize) -> String {
+pub(crate) fn pretty(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).expect("strings, numbers and maps with string keys are JSON")
 }
 

@@ -13,25 +13,58 @@ use crate::{Graph, ParamKind, ParamSpec, Weights};
 pub fn initialise(graph: &Graph, seed: u64) -> Weights {
     let mut weights = Weights::zeros(graph);
     for (spec, range) in graph.parameter_layout().iter() {
-        fill(spec, seed, &mut weights.params[range]);
+        draw(spec, seed, usual(spec), &mut weights.params[range]);
     }
     for (spec, range) in graph.buffer_layout().iter() {
-        fill(spec, seed, &mut weights.buffers[range]);
+        draw(spec, seed, usual(spec), &mut weights.buffers[range]);
     }
     weights
 }
 
-fn fill(spec: &ParamSpec, seed: u64, out: &mut [f32]) {
-    let mut stream = Stream::new(seed, &spec.name);
+/// How the values of a tensor are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Draw {
+    /// N(0, std²).
+    Normal {
+        /// Standard deviation.
+        std: f64,
+    },
+    /// U(±bound).
+    Uniform {
+        /// Largest magnitude.
+        bound: f64,
+    },
+    /// U(±√(3 / fan_in)): variance 1 / fan_in, Caffe2's Xavier.
+    Xavier,
+    /// All the same.
+    Constant(f32),
+}
+
+/// How a tensor of its kind is drawn in a backbone.
+pub(crate) fn usual(spec: &ParamSpec) -> Draw {
     match spec.kind {
         ParamKind::ConvWeight => {
             let fan_out = spec.shape[0] * spec.shape[2..].iter().product::<usize>();
-            stream.normal((2.0 / fan_out as f64).sqrt(), out);
+            Draw::Normal { std: (2.0 / fan_out as f64).sqrt() }
         }
-        ParamKind::LinearWeight => stream.uniform(1.0 / (spec.shape[1] as f64).sqrt(), out),
-        ParamKind::Bias { fan_in } => stream.uniform(1.0 / (fan_in as f64).sqrt(), out),
-        ParamKind::NormWeight | ParamKind::RunningVar => out.fill(1.0),
-        ParamKind::NormBias | ParamKind::RunningMean => out.fill(0.0),
+        ParamKind::LinearWeight => Draw::Uniform { bound: 1.0 / (spec.shape[1] as f64).sqrt() },
+        ParamKind::Bias { fan_in } => Draw::Uniform { bound: 1.0 / (fan_in as f64).sqrt() },
+        ParamKind::NormWeight | ParamKind::RunningVar => Draw::Constant(1.0),
+        ParamKind::NormBias | ParamKind::RunningMean => Draw::Constant(0.0),
+    }
+}
+
+/// Draws one tensor from its own stream.
+pub(crate) fn draw(spec: &ParamSpec, seed: u64, rule: Draw, out: &mut [f32]) {
+    let mut stream = Stream::new(seed, &spec.name);
+    match rule {
+        Draw::Normal { std } => stream.normal(std, out),
+        Draw::Uniform { bound } => stream.uniform(bound, out),
+        Draw::Xavier => {
+            let fan_in = spec.shape[1..].iter().product::<usize>();
+            stream.uniform((3.0 / fan_in as f64).sqrt(), out);
+        }
+        Draw::Constant(value) => out.fill(value),
     }
 }
 

@@ -12,6 +12,7 @@ mod error;
 pub mod export;
 mod files;
 pub mod graph;
+pub mod heads;
 pub mod import;
 pub mod init;
 pub mod layout;
