@@ -20,6 +20,7 @@ use self::rename::Renamed;
 use self::source::Source;
 use crate::arch::{ArchSpec, Projector};
 use crate::card::Card;
+use crate::heads::PREFIX;
 use crate::weights::{TensorSource, load_strict, save_backbone};
 use crate::{Error, Graph, Result, Weights, sha256_of_file};
 
@@ -208,7 +209,11 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported> {
         &graph,
         &path.display().to_string(),
         |name| format!("{prefix}{name}"),
-        |name| name.strip_prefix(prefix).is_some_and(|rest| options.keep_projector || !rest.starts_with("fc.")),
+        |name| {
+            name.strip_prefix(prefix).is_some_and(|rest| {
+                !(source.has_head() && rest.starts_with(PREFIX)) && (options.keep_projector || !rest.starts_with("fc."))
+            })
+        },
     )?;
     describe::notes(&mut notes, &source, tensors, &encoder, &arch, projector);
     if renamed.is_some() {

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::card::Card;
-use crate::weights::{CARD_KEY, Checkpoint, Packing, SafetensorsFile, TensorSource};
+use crate::weights::{CARD_KEY, Checkpoint, HEAD_KEY, Packing, SafetensorsFile, TensorSource};
 use crate::{Error, Result};
 
 pub(super) enum Source {
@@ -78,6 +78,14 @@ impl Source {
         match self {
             Source::Safetensors { card, .. } => card.as_deref().cloned(),
             Source::Torch(_) => None,
+        }
+    }
+
+    /// Whether it is a model of ours, with a head's tensors beside the backbone's.
+    pub(super) fn has_head(&self) -> bool {
+        match self {
+            Source::Safetensors { file, card } => card.is_some() && file.metadata(HEAD_KEY).is_some(),
+            Source::Torch(_) => false,
         }
     }
 

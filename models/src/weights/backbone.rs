@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::strict::{check_strict, load_strict};
-use super::{SafetensorsFile, TensorOut, TensorSource, Weights, save_safetensors};
+use super::{HEAD_KEY, SafetensorsFile, TensorOut, TensorSource, Weights, save_safetensors};
 use crate::card::Card;
 use crate::files::sha256_of_bytes;
+use crate::heads::PREFIX;
 use crate::{Error, Graph, Result};
 
 /// Metadata key under which a backbone file holds its [`Card`] as JSON.
@@ -96,12 +97,14 @@ pub struct BackboneFile {
     file: SafetensorsFile,
     card: Card,
     graph: Graph,
+    /// Whether the file holds a head, too.
+    has_head: bool,
     /// The hash that counts, where it is not that of the bytes.
     origin_sha256: Option<String>,
 }
 
 impl BackboneFile {
-    /// Opens a backbone file, or the `backbone.safetensors` in a folder. Card, names, shapes and types are checked;
+    /// Opens a backbone file, or the `backbone.safetensors` in a folder; of a model file, the backbone in it. Card, names, shapes and types are checked;
     /// no value is read.
     ///
     /// # Errors
@@ -111,13 +114,22 @@ impl BackboneFile {
         let path: PathBuf = if path.is_dir() { path.join(BACKBONE_FILE) } else { path.to_owned() };
         let file = SafetensorsFile::open(&path)?;
         let failed = |reason: String| Error::Format { path: path.clone(), reason };
+        let has_head = file.metadata(HEAD_KEY).is_some();
         let json = file.metadata(CARD_KEY).ok_or_else(|| {
-            failed(format!("has no card (metadata key `{CARD_KEY}`); `moco-train import` makes a backbone file of it"))
+            failed(match has_head {
+                true => "is a linear head on features, not a backbone; give the file of the backbone it was fitted on"
+                    .into(),
+                false => {
+                    format!("has no card (metadata key `{CARD_KEY}`); `moco-train import` makes a backbone file of it")
+                }
+            })
         })?;
         let card = Card::from_json(json).map_err(|e| failed(e.to_string()))?;
         let graph = card.arch.build()?;
-        check_strict(&file, &graph, &path.display().to_string(), &str::to_owned, &|_| true)?;
-        Ok(BackboneFile { file, card, graph, origin_sha256: None })
+        // In a model file the head's tensors lie beside the backbone's.
+        let belongs = |name: &str| !(has_head && name.starts_with(PREFIX));
+        check_strict(&file, &graph, &path.display().to_string(), &str::to_owned, &belongs)?;
+        Ok(BackboneFile { file, card, graph, has_head, origin_sha256: None })
     }
 
     /// What [`save_backbone`] would write, in memory. `path` is the file the weights come from, whose hash the card
@@ -140,7 +152,7 @@ impl BackboneFile {
             Some(channels) => sha256_of_bytes(format!("{parent} for {channels} channels").as_bytes()),
             None => parent,
         };
-        Ok(BackboneFile { file, card: card.clone(), graph, origin_sha256: Some(origin) })
+        Ok(BackboneFile { file, card: card.clone(), graph, has_head: false, origin_sha256: Some(origin) })
     }
 
     /// The file.
@@ -163,7 +175,9 @@ impl BackboneFile {
     /// # Errors
     /// As [`BackboneFile::open`].
     pub fn weights(&self) -> Result<Weights> {
-        load_strict(&self.file, &self.graph, &self.path().display().to_string(), str::to_owned, |_| true)
+        load_strict(&self.file, &self.graph, &self.path().display().to_string(), str::to_owned, |name| {
+            !(self.has_head && name.starts_with(PREFIX))
+        })
     }
 
     /// All bytes of the file, as mapped.

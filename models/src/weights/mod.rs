@@ -2,6 +2,7 @@
 
 mod backbone;
 mod choice;
+mod model;
 mod pickle;
 mod safetensors;
 mod strict;
@@ -10,6 +11,7 @@ mod tensor;
 pub(crate) use backbone::torchvision_tensors;
 pub use backbone::{BACKBONE_FILE, BackboneFile, CARD_KEY, save_backbone};
 pub use choice::choose_weights;
+pub use model::{HEAD_KEY, MODEL_FILE, ModelFile, is_model, save_model};
 pub use pickle::{Checkpoint, Packing};
 pub use safetensors::{SafetensorsFile, TensorOut, save_safetensors};
 pub use strict::load_strict;
