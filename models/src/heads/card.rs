@@ -22,8 +22,7 @@ pub struct HeadCard {
     pub head: HeadSpec,
     /// Name of every class, in the order of the labels.
     pub class_names: Vec<String>,
-    /// How values become the network's input. Its resize and crop count for a model that classifies; maps and boxes are
-    /// made at the size that `input` says.
+    /// How values become the network's input; `input` stands in place of its resize and crop.
     pub preprocess: PreprocessRule,
     /// The size at which the model was trained and predicts.
     pub input: InputRule,
@@ -66,12 +65,15 @@ pub struct InputRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Fit {
-    /// As the preprocessing rule says: resize, then centre crop.
-    Rule,
     /// Both sides are resized, the ratio is not kept.
     Stretch,
     /// Resized until it fits, the ratio kept, the rest filled.
     Letterbox,
+    /// Resized until its shorter side has this many pixels, the ratio kept; then the centre is cut out.
+    Cover {
+        /// Pixels of the shorter side.
+        shorter: usize,
+    },
     /// Not resized: read in windows of the input's size.
     Tiles {
         /// Pixels that neighbouring windows share.
@@ -135,6 +137,9 @@ impl HeadCard {
             Fit::Tiles { overlap } if overlap >= height.min(width) => {
                 return wrong(format!("input.fit: windows of {height}×{width} cannot share {overlap} pixels"));
             }
+            Fit::Cover { shorter } if shorter == 0 || shorter > 1 << 16 => {
+                return wrong(format!("input.fit: a shorter side of {shorter} pixels, expected 1 to 65536"));
+            }
             _ => {}
         }
         if let Some(hash) = &self.backbone_sha256
@@ -194,9 +199,9 @@ impl HeadCard {
         push(&mut text, format_args!("---\n\n# {} {what} ({})\n\n| | |\n|---|---|", arch.name, self.head));
         let [height, width] = self.input.size;
         let fit = match self.input.fit {
-            Fit::Rule => "resized and cropped as below".to_owned(),
             Fit::Stretch => "stretched".to_owned(),
             Fit::Letterbox => "fitted in, the ratio kept".to_owned(),
+            Fit::Cover { shorter } => format!("the centre of an image whose shorter side has {shorter}"),
             Fit::Tiles { overlap } => format!("windows that share {overlap} pixels"),
             Fit::Native => "or any other size".to_owned(),
         };
