@@ -4,6 +4,7 @@
 //! in which images, labels and answers of classification, segmentation and detection are given.
 #![deny(missing_docs)]
 
+pub mod data;
 mod error;
 pub mod linear;
 pub mod loss;

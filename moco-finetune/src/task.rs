@@ -1,23 +1,12 @@
 //! What is asked of an image and what is answered: the labels of classification, segmentation and detection.
 
 use moco_image::Raster;
+pub use moco_models::heads::Task;
 
 use crate::{Error, Result};
 
 /// Class of a pixel that says nothing: it makes no loss and counts in no metric.
 pub const IGNORED: u8 = 255;
-
-/// What a head learns to say about an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Task {
-    /// One class, or a set of classes, for the whole image.
-    Classify,
-    /// A class for every pixel.
-    Segment,
-    /// Boxes with a class each.
-    Detect,
-}
 
 /// An image with what is known about it.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +15,8 @@ pub struct Sample {
     pub image: Raster,
     /// The truth.
     pub target: Target,
+    /// Its name, for messages and reports.
+    pub name: String,
 }
 
 /// The truth about an image.

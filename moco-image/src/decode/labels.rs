@@ -1,25 +1,17 @@
 //! Images whose values are numbers, not brightness: masks of classes, maps of instances.
 
-use std::path::Path;
-
-use super::{Format, ImageFile, ReadOptions, png};
+use super::{Format, ImageFile, png};
 use crate::{Error, Image, Pixels, Raster, Result};
 
-/// Reads the numbers that a label image stores, 0 to 65535: palette indices of a PNG, its grey values of 1 to 16 bits
-/// unscaled (a mask of 1 bit holds 0 and 1), the values of a TIFF, a DICOM file, a volume or a grey JPEG as they are.
+/// Reads the numbers that image `frame` of a label file stores, 0 to 65535: palette indices of a PNG, its grey values of
+/// 1 to 16 bits unscaled (a mask of 1 bit holds 0 and 1), the values of a TIFF, a DICOM file, a volume or a grey JPEG.
 /// An image of three equal channels counts as grey.
 ///
 /// # Errors
-/// [`Error::File`] with the path: [`Error::Channels`] for colours, [`Error::Depth`] for values that are no whole numbers
-/// from 0 to 65535, and as [`ImageFile::read`].
-pub fn read_labels(path: &Path, frame: usize, options: &ReadOptions) -> Result<Image<u16>> {
-    let file = ImageFile::open_path(path, options)?;
-    labels_of(&file, frame).map_err(|source| Error::File { path: path.to_owned(), source: Box::new(source) })
-}
-
-/// [`read_labels`] of an opened file.
-fn labels_of(file: &ImageFile, frame: usize) -> Result<Image<u16>> {
-    if file.info().format == Format::Png {
+/// [`Error::Channels`] for colours, [`Error::Depth`] for values that are no whole numbers from 0 to 65535, and as
+/// [`ImageFile::read`].
+pub fn read_labels(file: &ImageFile, frame: usize) -> Result<Image<u16>> {
+    if file.info().format == Format::Png && frame == 0 {
         let bits = if file.info().bit_depth == 16 { 16 } else { 8 };
         let (info, bytes) = (file.info(), file.bytes());
         file.limits().check_decoded(info.width, info.height, bits * info.channels, bytes.len())?;
@@ -64,6 +56,7 @@ fn whole(value: f32) -> Result<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ReadOptions;
 
     fn encoded(width: u32, height: u32, color: ::png::ColorType, depth: ::png::BitDepth, data: &[u8]) -> ImageFile {
         let mut bytes = Vec::new();
@@ -81,7 +74,7 @@ mod tests {
     fn stored_numbers_are_read_not_what_they_look_like() {
         use ::png::{BitDepth as Bits, ColorType as Color};
         let numbers = |color, bits, data: &[u8]| {
-            labels_of(&encoded(3, 2, color, bits, data), 0).map(|image| image.data().to_vec())
+            read_labels(&encoded(3, 2, color, bits, data), 0).map(|image| image.data().to_vec())
         };
         assert_eq!(numbers(Color::Grayscale, Bits::One, &[0b1010_0000, 0b0110_0000]).unwrap(), [1, 0, 1, 0, 1, 1]);
         assert_eq!(numbers(Color::Indexed, Bits::Four, &[0x3F, 0x10, 0x02, 0x40]).unwrap(), [3, 15, 1, 0, 2, 4]);
