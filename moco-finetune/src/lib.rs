@@ -1,10 +1,12 @@
 //! `moco-finetune`: what a user trains with labels on a backbone.
 //!
 //! [`LinearHead`](linear::LinearHead) is softmax regression on features that have been extracted already; [`task`] holds the words
-//! in which images, labels and answers of classification, segmentation and detection are given.
+//! in which images, labels and answers of classification, segmentation and detection are given; [`loss`] compares what a network
+//! says with them, and [`detect`] stands between the maps of a detector and boxes.
 #![deny(missing_docs)]
 
 pub mod data;
+pub mod detect;
 mod error;
 pub mod linear;
 pub mod loss;

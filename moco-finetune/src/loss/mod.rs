@@ -4,7 +4,9 @@
 //! overwrites `gradient` with the derivative of its total by the logits. Arithmetic and sums are f64 and in a fixed order,
 //! so that a result does not depend on the number of threads. Logits that are not finite give a loss that is not finite.
 
+mod boxes;
 mod classify;
+mod detect;
 mod logistic;
 mod segment;
 mod softmax;
@@ -12,7 +14,10 @@ mod softmax;
 pub(crate) mod testing;
 
 pub use classify::{BinaryCrossEntropy, CrossEntropy, balanced_weights, binary_cross_entropy, cross_entropy};
+pub use detect::{DetectionLoss, LevelGradients, Quality, detection};
 pub use segment::{SegmentationLoss, segmentation};
+
+pub(crate) use logistic::sigmoid;
 
 use crate::{Error, Result};
 
