@@ -4,10 +4,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use moco_engine::ops::{
-    InfoNceInputs, InfoNceWorkspace, ema, info_nce, l2_normalise, l2_normalise_backward, sgd_momentum,
+    AdamWStep, InfoNceInputs, InfoNceWorkspace, ParamGroup, ema, info_nce, l2_normalise, l2_normalise_backward,
+    sgd_momentum,
 };
-use moco_engine::{BnGroups, CpuKernels, Element, Mode, Plan, PlanConfig, Recompute, bf16};
+use moco_engine::{BnGroups, Cpu, CpuKernels, Device, Element, Mode, Plan, PlanConfig, Recompute, bf16};
 use moco_models::arch::{ArchSpec, Projector};
+use moco_models::{Graph, Interpolation, Op};
 
 struct Counting;
 
@@ -38,6 +40,68 @@ static ALLOCATOR: Counting = Counting;
 fn a_warm_step_allocates_nothing() {
     a_warm_step_allocates_nothing_storing::<f32>();
     a_warm_step_allocates_nothing_storing::<bf16>();
+    a_warm_step_of_a_head_allocates_nothing_storing::<f32>();
+    a_warm_step_of_a_head_allocates_nothing_storing::<bf16>();
+}
+
+/// A frozen stem, two levels through one tower, joined and brought to the size of the images; AdamW with clipping.
+fn a_warm_step_of_a_head_allocates_nothing_storing<T: Element>() {
+    let conv = |in_channels, out_channels, kernel, stride, bias| Op::Conv2d {
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        padding: kernel / 2,
+        groups: 1,
+        bias,
+    };
+    let mut g = Graph::new(3);
+    let x = g.push("stem", conv(3, 16, 3, 2, false), &[g.input()]);
+    let x = g.push("stem_norm", Op::BatchNorm { channels: 16, eps: 1e-5, momentum: 0.1 }, &[x]);
+    let fine = g.push("stem_relu", Op::Relu, &[x]);
+    let coarse = g.push("coarse", conv(16, 16, 3, 2, true), &[fine]);
+    let tower = g.push("tower", conv(16, 16, 3, 1, false), &[fine]);
+    let norm = g.push("norm", Op::GroupNorm { channels: 16, groups: 4, eps: 1e-5 }, &[tower]);
+    let fine = g.push("relu", Op::Relu, &[norm]);
+    let x = g.push_tied("tower.coarse", tower, &[coarse]);
+    let x = g.push_tied("norm.coarse", norm, &[x]);
+    let coarse = g.push("relu.coarse", Op::Relu, &[x]);
+    let up = g.push("up", Op::Resize { interpolation: Interpolation::Nearest }, &[coarse, fine]);
+    let joined = g.push("joined", Op::Concat, &[fine, up]);
+    let mixed = g.push("mixed", conv(32, 4, 3, 1, true), &[joined]);
+    let full = g.push("full", Op::Resize { interpolation: Interpolation::Bilinear }, &[mixed, g.input()]);
+    g.add_tap("logits", full);
+
+    let (batch, size) = (3, 40);
+    let stem = vec!["stem".to_string(), "stem_norm".to_string()];
+    let config = PlanConfig::new(batch, size, size, Mode::Train).with_frozen(stem.clone()).with_running_norms(stem);
+    let mut plan = Plan::compile_with(&g, &config, CpuKernels::<T>::default()).unwrap();
+    let weights = moco_models::init::initialise(&g, 1);
+    let (mut params, mut buffers) = (weights.params, weights.buffers);
+    let images: Vec<f32> = (0..batch * size * size * 3).map(|i| (i % 255) as f32 / 100.0 - 1.0).collect();
+    let d_logits: Vec<f32> = (0..batch * size * size * 4).map(|i| (i % 19) as f32 / 10.0 - 0.9).collect();
+    let [mut gradients, mut first, mut second] = [(); 3].map(|()| vec![0.0; params.len()]);
+    let groups = [ParamGroup { range: 100..params.len(), lr: 1e-3, weight_decay: 0.05 }];
+    let mut device = Cpu::<CpuKernels<T>>::default();
+    let mut count = 0;
+    let mut step = move |n: usize| {
+        count += 1;
+        plan.forward(&params, &mut buffers, &images[..n * size * size * 3], n).unwrap();
+        plan.backward(&params, &[("logits", &d_logits[..n * size * size * 4])], &mut gradients).unwrap();
+        device.clip_gradients(&mut gradients, 0.1, &groups).unwrap();
+        let step = AdamWStep { step: count, betas: [0.9, 0.999], eps: 1e-8 };
+        device.adamw_groups(&mut params, &gradients, &mut first, &mut second, &step, &groups).unwrap();
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    pool.install(|| {
+        step(batch);
+        step(batch);
+        COUNTING.store(true, Ordering::SeqCst);
+        step(batch);
+        step(batch - 1);
+        COUNTING.store(false, Ordering::SeqCst);
+    });
+    assert_eq!(ALLOCATIONS.swap(0, Ordering::SeqCst), 0);
 }
 
 fn a_warm_step_allocates_nothing_storing<T: Element>() {

@@ -6,6 +6,7 @@ mod frozen;
 mod heads;
 mod precision;
 mod recompute;
+mod recorded;
 
 use moco_models::arch::{ArchSpec, Projector, Stem};
 use moco_models::{Graph, NodeId, Op};
