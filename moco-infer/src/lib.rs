@@ -27,6 +27,7 @@ mod extractor;
 mod files;
 mod folder;
 mod input;
+mod network;
 mod pool;
 mod runtime;
 
@@ -40,4 +41,5 @@ pub use files::{FileFeatures, FileRow};
 pub use folder::{FrameOf, ImagePlace, frames_of, image_files};
 pub use input::Input;
 pub use moco_models::calibration::{Accuracy, Calibration, TapAccuracy};
+pub use network::{Network, NetworkOptions, NetworkOutput, Values};
 pub use runtime::{LIBRARY_VARIABLES, runtime_info};

@@ -232,8 +232,7 @@ fn compute() -> Result<Compute, String> {
         Ok(name) => name.parse()?,
         Err(_) => DeviceChoice::Given(DeviceId::Cpu),
     };
-    let (compute, _) =
-        ComputeRecipe { device, ..ComputeRecipe::default() }.choose().map_err(|e| e.to_string())?;
+    let (compute, _) = ComputeRecipe { device, ..ComputeRecipe::default() }.choose().map_err(|e| e.to_string())?;
     Ok(compute)
 }
 

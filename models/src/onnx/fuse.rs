@@ -1,7 +1,7 @@
 //! Which nodes of a graph become one step in 8 bits: a convolution with the batch normalisation and ReLU behind it, or
 //! a sum with the ReLU behind it. Only what leaves such a step is rounded to 8 bits.
 
-use crate::{Error, Graph, NodeId, Op, Result};
+use crate::{Error, Graph, Node, NodeId, Op, Result};
 
 /// What a node is to a network in 8 bits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,6 +35,11 @@ pub(super) struct Step {
 /// [`Error::Graph`] for a feature map that would have to be computed in 8 bits and cannot be.
 pub(super) fn roles(graph: &Graph) -> Result<Vec<Role>> {
     let nodes = graph.nodes();
+    let is_head = |n: &&Node| n.tied.is_some() || matches!(n.op, Op::GroupNorm { .. } | Op::Resize { .. } | Op::Concat);
+    if let Some(node) = nodes.iter().find(is_head) {
+        let reason = "belongs to a decoder or detector: such a network runs in f32 only".into();
+        return Err(Error::Graph { node: node.name.clone(), reason });
+    }
     let mut roles = vec![Role::Float; nodes.len()];
     let follower = |id: NodeId| -> Option<NodeId> {
         let mut readers = (id.0 + 1..nodes.len()).filter(|i| nodes[*i].inputs.contains(&id));

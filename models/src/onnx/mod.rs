@@ -3,10 +3,13 @@
 //!
 //! The model mirrors the graph node by node: batch normalisation stays a node, and initialisers carry torchvision's
 //! names. Input `images` is [N, C, H, W] in f32; outputs are called as the taps. [`int8_model`] writes the same network in
-//! 8 bits.
+//! 8 bits, [`export_model`] a fine-tuned model with what makes answers of its scores.
 
+mod decode;
 mod fuse;
 mod int8;
+mod maps;
+mod model;
 mod proto;
 mod writer;
 
@@ -15,6 +18,7 @@ use std::path::Path;
 use prost::Message;
 
 pub use self::int8::{Int8, WeightBits, grid};
+pub use self::model::{CLASS_NAMES_KEY, ModelExport, Suppress, answering_model, export_model};
 use self::proto::{ModelProto, StringStringEntryProto};
 use self::writer::Writer;
 use crate::card::Card;
@@ -172,19 +176,33 @@ fn card_taps(card: &Card) -> Vec<&str> {
 }
 
 fn model(writer: Writer<'_>, card: Option<&Card>) -> Result<ModelProto> {
-    let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
+    let what = card.map(|c| format!("{} backbone trained with {}", c.arch.name, c.method));
+    described(writer, what, card.map(|c| entry(CARD_KEY, c.to_json())).into_iter().collect())
+}
+
+fn described(
+    writer: Writer<'_>,
+    doc_string: Option<String>,
+    metadata_props: Vec<StringStringEntryProto>,
+) -> Result<ModelProto> {
     Ok(ModelProto {
         ir_version: Some(8),
         producer_name: Some("moco".into()),
         producer_version: Some(env!("CARGO_PKG_VERSION").into()),
-        doc_string: card.map(|c| format!("{} backbone trained with {}", c.arch.name, c.method)),
+        doc_string,
         graph: Some(writer.finish()?),
         opset_import: vec![proto::OperatorSetIdProto { domain: Some(String::new()), version: Some(17) }],
-        metadata_props: card.map(|c| entry(CARD_KEY, c.to_json())).into_iter().collect(),
+        metadata_props,
     })
+}
+
+fn entry(key: &str, value: String) -> StringStringEntryProto {
+    StringStringEntryProto { key: Some(key.into()), value: Some(value) }
 }
 
 #[cfg(test)]
 mod int8_tests;
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! Nodes, initialisers, inputs and outputs of the ONNX graph.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::proto::{
@@ -10,10 +10,6 @@ use super::proto::{
 use super::{INPUT, InputSize};
 use crate::weights::Dtype;
 use crate::{Error, Graph, Node, NodeId, Op, Result, Shape};
-
-fn unsupported(node: &Node, what: &str) -> Error {
-    Error::Graph { node: node.name.clone(), reason: format!("{what} does not know {:?}", node.op) }
-}
 
 /// Side of the image by which shapes are checked when the size is left open; every network of ours accepts it.
 const PROBE_SIDE: usize = 224;
@@ -27,6 +23,10 @@ pub(super) struct Writer<'a> {
     values: Vec<String>,
     nodes: Vec<NodeProto>,
     initialisers: Vec<TensorProto>,
+    /// Names of the initialisers.
+    known: HashSet<String>,
+    /// The outputs, where they are not the taps.
+    answers: Option<Vec<ValueInfoProto>>,
 }
 
 impl<'a> Writer<'a> {
@@ -50,7 +50,17 @@ impl<'a> Writer<'a> {
                 values[node.0] = (*tap).into();
             }
         }
-        Ok(Writer { graph, taps: taps.to_vec(), size, shapes, values, nodes: Vec::new(), initialisers: Vec::new() })
+        Ok(Writer {
+            graph,
+            taps: taps.to_vec(),
+            size,
+            shapes,
+            values,
+            nodes: Vec::new(),
+            initialisers: Vec::new(),
+            known: HashSet::new(),
+            answers: None,
+        })
     }
 
     /// The part of the network that the taps need.
@@ -85,9 +95,13 @@ impl<'a> Writer<'a> {
         output: String,
         tensor: &impl Fn(&str, &[usize]) -> Result<TensorProto>,
     ) -> Result<()> {
+        let owner = node.tied.map_or(&node.name, |owner| &self.graph.node(owner).name).clone();
         let mut weight = |writer: &mut Self, suffix: &str, shape: &[usize]| -> Result<()> {
-            let name = writer.initialise(tensor(&format!("{}.{suffix}", node.name), shape)?);
-            inputs.push(name);
+            let name = format!("{owner}.{suffix}");
+            inputs.push(match writer.initialised(&name) {
+                Some(known) => known,
+                None => writer.initialise(tensor(&name, shape)?),
+            });
             Ok(())
         };
         let (op_type, attributes) = match node.op {
@@ -125,7 +139,17 @@ impl<'a> Writer<'a> {
                 }
                 ("Gemm", vec![int("transB", 1)])
             }
-            Op::GroupNorm { .. } | Op::Resize { .. } | Op::Concat => return Err(unsupported(node, "ONNX export")),
+            Op::GroupNorm { channels, groups, eps } => {
+                weight(self, "weight", &[channels])?;
+                weight(self, "bias", &[channels])?;
+                self.group_norm(&node.name, inputs, output, groups, eps);
+                return Ok(());
+            }
+            Op::Resize { interpolation } => {
+                self.resize(node, inputs, output, interpolation);
+                return Ok(());
+            }
+            Op::Concat => ("Concat", vec![int("axis", 1)]),
         };
         self.push(op_type, &node.name, inputs, output, attributes);
         Ok(())
@@ -139,14 +163,78 @@ impl<'a> Writer<'a> {
         if is_f32 {
             return name;
         }
-        let cast = format!("{name}/f32");
+        let cast = widened(&name);
         self.push("Cast", &cast, vec![name], cast.clone(), vec![int("to", DataType::Float as usize)]);
         cast
     }
 
+    /// Name of the f32 value of an initialiser that another node brought.
+    fn initialised(&self, name: &str) -> Option<String> {
+        let tensor =
+            self.known.contains(name).then(|| self.initialisers.iter().find(|t| t.name.as_deref() == Some(name)));
+        let is_f32 = tensor.flatten()?.data_type == Some(DataType::Float as i32);
+        Some(if is_f32 { name.to_owned() } else { widened(name) })
+    }
+
     /// Adds an initialiser as it is.
     pub(super) fn add(&mut self, tensor: TensorProto) {
+        self.known.extend(tensor.name.clone());
         self.initialisers.push(tensor);
+    }
+
+    /// A constant of the model, written once; gives its name.
+    pub(super) fn constant<T: bytemuck::NoUninit>(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        data_type: DataType,
+        values: &[T],
+    ) -> String {
+        if !self.known.contains(name) {
+            let raw_data = Some(bytemuck::cast_slice(values).to_vec());
+            self.add(TensorProto { raw_data, ..described(name, shape, data_type) });
+        }
+        name.to_owned()
+    }
+
+    /// A constant list of numbers, called by what it holds.
+    pub(super) fn integers(&mut self, values: &[i64]) -> String {
+        let words: Vec<String> = values.iter().map(i64::to_string).collect();
+        self.constant(&format!("const/[{}]", words.join(",")), &[values.len()], DataType::Int64, values)
+    }
+
+    /// Adds a node whose result is called as itself.
+    pub(super) fn step(&mut self, op: &str, name: &str, input: Vec<String>, attribute: Vec<AttributeProto>) -> String {
+        self.push(op, name, input, name.to_owned(), attribute);
+        name.to_owned()
+    }
+
+    /// Makes these the outputs, instead of the taps.
+    pub(super) fn answer(&mut self, outputs: Vec<ValueInfoProto>) {
+        self.answers = Some(outputs);
+    }
+
+    /// Sizes of the model's input that are fixed.
+    pub(super) fn size(&self) -> InputSize {
+        self.size
+    }
+
+    /// Shape of a node's result: at the fixed size, else at the size by which shapes are checked.
+    pub(super) fn shape(&self, node: NodeId) -> Shape {
+        self.shapes[node.0]
+    }
+
+    /// The dimension of the batch.
+    pub(super) fn batch(&self) -> Dimension {
+        self.size.batch.map_or(Dimension::Param("batch".into()), |n| Dimension::Value(n as i64))
+    }
+
+    /// Height and width of the image.
+    pub(super) fn image_size(&self) -> [Dimension; 2] {
+        match self.size.image {
+            Some(size) => size.map(|n| Dimension::Value(n as i64)),
+            None => ["height", "width"].map(|name| Dimension::Param(name.into())),
+        }
     }
 
     /// Adds a node with one result.
@@ -169,15 +257,16 @@ impl<'a> Writer<'a> {
             if self.values[node] != tap {
                 self.push("Identity", tap, vec![self.values[node].clone()], tap.into(), vec![]);
             }
-            outputs.push(value_info(tap, self.dimensions(tap, self.shapes[node])));
+            outputs.push(value_info(tap, DataType::Float, self.dimensions(tap, self.shapes[node])));
         }
+        let outputs = self.answers.take().unwrap_or(outputs);
         let Shape::Map { channels, height, width } = self.shapes[0] else {
             return Err(Error::Arch("the input is not an image".into()));
         };
-        let input = value_info(INPUT, self.dimensions("", Shape::Map { channels, height, width }));
+        let input = value_info(INPUT, DataType::Float, self.dimensions("", Shape::Map { channels, height, width }));
         Ok(GraphProto {
             node: self.nodes,
-            name: Some("backbone".into()),
+            name: Some("moco".into()),
             initializer: self.initialisers,
             input: vec![input],
             output: outputs,
@@ -189,7 +278,7 @@ impl<'a> Writer<'a> {
         let fixed = |n: usize| Dimension::Value(n as i64);
         let open =
             |what: &str| Dimension::Param(if tap.is_empty() { what.to_owned() } else { format!("{tap}_{what}") });
-        let batch = self.size.batch.map_or(Dimension::Param("batch".into()), fixed);
+        let batch = self.batch();
         match shape {
             Shape::Vector(features) => vec![batch, fixed(features)],
             Shape::Map { channels, height, width } if self.size.image.is_some() => {
@@ -237,9 +326,14 @@ pub(super) fn described(name: &str, shape: &[usize], data_type: DataType) -> Ten
     TensorProto { dims, data_type: Some(data_type as i32), name: Some(name.into()), ..Default::default() }
 }
 
-fn value_info(name: &str, dimensions: Vec<Dimension>) -> ValueInfoProto {
+/// Name of the f32 value of an initialiser of another type.
+fn widened(name: &str) -> String {
+    format!("{name}/f32")
+}
+
+pub(super) fn value_info(name: &str, data_type: DataType, dimensions: Vec<Dimension>) -> ValueInfoProto {
     let dim = dimensions.into_iter().map(|d| DimensionProto { value: Some(d) }).collect();
-    let tensor = TensorTypeProto { elem_type: Some(DataType::Float as i32), shape: Some(TensorShapeProto { dim }) };
+    let tensor = TensorTypeProto { elem_type: Some(data_type as i32), shape: Some(TensorShapeProto { dim }) };
     ValueInfoProto { name: Some(name.into()), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
 }
 
@@ -256,7 +350,12 @@ pub(super) fn ints(name: &str, values: &[usize]) -> AttributeProto {
     attribute(name, AttributeType::Ints, AttributeProto { ints, ..Default::default() })
 }
 
-fn float(name: &str, value: f32) -> AttributeProto {
+pub(super) fn text(name: &str, value: &str) -> AttributeProto {
+    let s = Some(value.as_bytes().to_vec());
+    attribute(name, AttributeType::String, AttributeProto { s, ..Default::default() })
+}
+
+pub(super) fn float(name: &str, value: f32) -> AttributeProto {
     attribute(name, AttributeType::Float, AttributeProto { f: Some(value), ..Default::default() })
 }
 
