@@ -5,6 +5,7 @@
 //! says with them, and [`detect`] stands between the maps of a detector and boxes.
 #![deny(missing_docs)]
 
+pub mod augment;
 pub mod data;
 pub mod detect;
 mod error;

@@ -31,7 +31,7 @@ const HELD_OUT: [&str; 4] = ["val", "valid", "validation", "test"];
 /// |---|---|
 /// | classify, multi-label | class folders, also below `train/` and `val/`; `labels.csv`, `train.csv` and `val.csv`, or any CSV file |
 /// | segment | `images/` and `masks/` (or `label/`, `labels/` …) paired by name, also below `train/` and `val/` or with `train/` and `val/` below each; `JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation` |
-/// | detect | Pascal VOC: `JPEGImages`, `Annotations`, `ImageSets/Main`; COCO: JSON files in `annotations/` or the folder itself |
+/// | detect | Pascal VOC: `JPEGImages`, `Annotations`, `ImageSets/Main`, or the first two below `train/` and `val/`; COCO: JSON files in `annotations/` or the folder itself |
 ///
 /// # Errors
 /// [`Error::Format`] naming the file, the line or annotation, and what was expected; [`Error::Invalid`] for options.
@@ -132,6 +132,7 @@ impl Layout {
             Task::Segment => Err(Error::format(path, "expected a folder with images/ and masks/")),
             Task::Detect if metadata.is_file() && extension == "json" => Ok(Self::Coco),
             Task::Detect if metadata.is_dir() && voc::is_voc(path, options) => Ok(Self::Voc),
+            Task::Detect if metadata.is_dir() && !voc_parts(path, options).is_empty() => Ok(Self::Voc),
             Task::Detect if metadata.is_dir() && !self::coco_parts(path, options).is_empty() => Ok(Self::Coco),
             Task::Detect => Err(Error::format(
                 path,
@@ -149,7 +150,8 @@ impl Layout {
             Self::Table if path.is_file() || options.annotations.is_some() => Vec::new(),
             Self::Table => table::parts(path),
             Self::Masks => masks::parts(path, options),
-            Self::Voc => there(voc::parts(path)),
+            Self::Voc if voc::is_voc(path, options) => there(voc::parts(path)),
+            Self::Voc => voc_parts(path, options),
             Self::Coco if path.is_file() => Vec::new(),
             Self::Coco => coco_parts(path, options),
         }
@@ -169,6 +171,7 @@ impl Layout {
                 table::open(&file, options)
             }
             Self::Masks => masks::open(path, name, options),
+            Self::Voc if place != path => voc::open(place, None, options),
             Self::Voc => voc::open(path, name, options),
             Self::Coco if path.is_file() => coco::open(path.parent().unwrap_or(Path::new(".")), path, options),
             Self::Coco => match part {
@@ -184,6 +187,11 @@ fn folder_parts(path: &Path) -> Vec<(String, PathBuf)> {
     let names = std::iter::once("train").chain(HELD_OUT);
     let parts: Vec<_> = names.map(|name| (name.to_owned(), path.join(name))).filter(|(_, p)| p.is_dir()).collect();
     if parts.first().is_some_and(|(name, _)| name == "train") && parts.len() > 1 { parts } else { Vec::new() }
+}
+
+/// Folders `train`, `val` … each with Pascal VOC's folders in it.
+fn voc_parts(path: &Path, options: &DataOptions) -> Vec<(String, PathBuf)> {
+    folder_parts(path).into_iter().filter(|(_, place)| voc::is_voc(place, options)).collect()
 }
 
 /// JSON files by the part that their names speak of (`instances_train2017.json`), or the one in a folder of that name

@@ -69,6 +69,20 @@ fn voc_pixels_count_from_one_and_include_the_last() {
 }
 
 #[test]
+fn parts_of_voc_may_be_folders() {
+    let root = tempfile::tempdir().unwrap();
+    for part in ["train", "test"] {
+        picture(&root.path().join(part).join("JPEGImages/a.png"), 8, 6);
+        write(&root.path().join(part).join("Annotations/a.xml"), &annotation(&object(part, [1, 1, 4, 4], 0)));
+    }
+    let error = error_of(open_as(root.path(), Task::Detect));
+    assert!(error.contains("a.xml, line 3: the class `test` is none of `train`"), "{error}");
+    write(&root.path().join("test/Annotations/a.xml"), &annotation(&object("train", [1, 1, 4, 4], 0)));
+    let opened = open_as(root.path(), Task::Detect).unwrap();
+    assert_eq!((opened.train.len(), opened.validation.unwrap().len()), (1, 1));
+}
+
+#[test]
 fn wrong_voc_files_are_refused_and_odd_ones_put_right_with_a_note() {
     for (name, expected) in [
         ("ann_voc_nan.xml", "expected finite numbers"),
