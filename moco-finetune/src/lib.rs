@@ -2,7 +2,8 @@
 //!
 //! [`LinearHead`](linear::LinearHead) is softmax regression on features that have been extracted already; [`task`] holds the words
 //! in which images, labels and answers of classification, segmentation and detection are given; [`loss`] compares what a network
-//! says with them, and [`detect`] stands between the maps of a detector and boxes.
+//! says with them, and [`detect`] stands between the maps of a detector and boxes; [`metrics`] say how good
+//! answers are.
 #![deny(missing_docs)]
 
 pub mod augment;
@@ -11,6 +12,7 @@ pub mod detect;
 mod error;
 pub mod linear;
 pub mod loss;
+pub mod metrics;
 pub mod task;
 
 pub use error::{Error, Result};
