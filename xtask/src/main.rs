@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 
 fn run(task: &Task) -> Result<()> {
     match task {
-        Task::Setup => setup::run().map(drop),
+        Task::Setup => setup::run().and_then(|_| setup::packages::provide_libraries()),
         Task::Demo(options) => demo::run(options),
         Task::Test(options) => test::run(options),
         Task::Install { prefix } => {

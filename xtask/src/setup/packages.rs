@@ -1,5 +1,7 @@
-//! Programs from the system: a C++ compiler, CMake, valgrind, and Python's virtual environments.
+//! Programs from the system: a C++ compiler, CMake, valgrind, and Python's virtual environments. Libraries of others, with
+//! which the applications in `bindings/cpp/examples` are built.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -7,13 +9,21 @@ use anyhow::{Context, Result, bail};
 
 use crate::shell;
 
-/// What is needed: the program, the Debian package it comes from, what it is for.
-const NEEDED: [(&str, &str, &str); 5] = [
+/// What is needed: the program or the header, the Debian package it comes from, what it is for.
+type Needed = (&'static str, &'static str, &'static str);
+
+const PROGRAMS: [Needed; 5] = [
     ("cc", "gcc", "compiles the C programs"),
     ("c++", "g++", "compiles the C++ programs"),
     ("cmake", "cmake", "builds programs against the installed library"),
     ("valgrind", "valgrind", "watches the memory of the C and C++ tests"),
     (VENV, "python3-venv", "builds and tests the Python wheel"),
+];
+
+const LIBRARIES: [Needed; 3] = [
+    ("opencv2/imgcodecs.hpp", "libopencv-imgcodecs-dev", "reads and writes pictures of the applications"),
+    ("opencv2/imgproc.hpp", "libopencv-imgproc-dev", "draws in them"),
+    ("dcmtk/dcmimgle/dcmimage.h", "libdcmtk-dev", "reads DICOM in the applications"),
 ];
 
 /// Not a program: the module with which Python makes virtual environments.
@@ -24,32 +34,68 @@ const VENV: &str = "python3 -m venv";
 /// # Errors
 /// A message that names the missing packages.
 pub fn provide() -> Result<PathBuf> {
-    let missing = || NEEDED.iter().filter(|(program, ..)| find(program).is_none()).collect::<Vec<_>>();
-    if !missing().is_empty() && is_root() && shell::exists("apt-get") {
-        let packages: Vec<&str> = missing().iter().map(|(_, package, _)| *package).collect();
-        shell::step(&format!("Debian packages: {}", packages.join(" ")));
-        if let Err(error) = apt(&packages) {
-            println!("{error:#}");
-        }
-    }
+    install(&PROGRAMS);
     if find("cmake").is_none()
         && let Err(error) = cmake_by_pip()
     {
         println!("{error:#}");
     }
-    let still = missing();
-    if !still.is_empty() {
-        let lines: Vec<String> =
-            still.iter().map(|(program, package, why)| format!("  {program} ({why}): package {package}")).collect();
-        let packages: Vec<&str> = still.iter().map(|(_, package, _)| *package).collect();
-        bail!(
-            "these programs are missing:\n{}\ninstall them, on Debian or Ubuntu by\n  sudo apt-get install {}\nand run \
-             this again",
-            lines.join("\n"),
-            packages.join(" ")
-        );
-    }
+    complain(&PROGRAMS)?;
     find("cmake").context("CMake was there a moment ago")
+}
+
+/// Makes sure that the libraries are there: by apt-get as root.
+///
+/// # Errors
+/// A message that names the missing packages.
+pub fn provide_libraries() -> Result<()> {
+    install(&LIBRARIES);
+    complain(&LIBRARIES)
+}
+
+/// Installs what is missing, where that can be done; what fails is said, and missed later.
+fn install(needed: &[Needed]) {
+    let packages: Vec<&str> = missing(needed).into_iter().map(|(_, package, _)| package).collect();
+    if packages.is_empty() || !is_root() || !shell::exists("apt-get") {
+        return;
+    }
+    shell::step(&format!("Debian packages: {}", packages.join(" ")));
+    if let Err(error) = apt(&packages) {
+        println!("{error:#}");
+    }
+}
+
+fn complain(needed: &[Needed]) -> Result<()> {
+    let still = missing(needed);
+    if still.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> =
+        still.iter().map(|(name, package, why)| format!("  {name} ({why}): package {package}")).collect();
+    let packages: Vec<&str> = still.iter().map(|(_, package, _)| *package).collect();
+    bail!(
+        "these programs or headers are missing:\n{}\ninstall them, on Debian or Ubuntu by\n  sudo apt-get install {}\nand \
+         run this again",
+        lines.join("\n"),
+        packages.join(" ")
+    );
+}
+
+fn missing(needed: &[Needed]) -> Vec<Needed> {
+    let there = |name: &str| if name.contains('/') { header(name) } else { find(name).is_some() };
+    needed.iter().filter(|(name, ..)| !there(name)).copied().collect()
+}
+
+/// Whether the compiler finds a header. OpenCV's lie in a folder of their own on Debian.
+fn header(name: &str) -> bool {
+    let mut compiler = Command::new("c++");
+    compiler.args(["-std=c++17", "-isystem", "/usr/include/opencv4", "-E", "-x", "c++", "-"]);
+    let Ok(mut child) = compiler.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
+        return false;
+    };
+    let question = format!("#if !__has_include(<{name}>)\n#error missing\n#endif\n");
+    let written = child.stdin.take().is_some_and(|mut input| input.write_all(question.as_bytes()).is_ok());
+    child.wait().is_ok_and(|status| status.success()) && written
 }
 
 /// The program on the PATH, or in the folder that [`cmake_by_pip`] fills.

@@ -25,6 +25,7 @@ pub struct Options {
 /// runs before all else, has its own.
 pub fn run(options: &Options) -> Result<()> {
     let tools = setup::run()?;
+    setup::packages::provide_libraries()?;
     if options.only_installed {
         install::build()?;
         return python::run(&installed::run(&tools)?);
