@@ -237,6 +237,34 @@ impl Graph {
         })
     }
 
+    /// Taps whose values the nodes named `{prefix}…` read and do not make: what a head needs of its backbone, in the order of
+    /// the taps.
+    ///
+    /// # Errors
+    /// [`Error::Arch`] if they read a node without a tap.
+    pub fn taps_read_by(&self, prefix: &str) -> Result<Vec<String>> {
+        let inside = |node: &Node| node.name.starts_with(prefix);
+        let mut read = vec![false; self.nodes.len()];
+        for node in self.nodes.iter().filter(|node| inside(node)) {
+            // Of what a resize takes its size from, the values do not matter.
+            let values = if matches!(node.op, Op::Resize { .. }) { &node.inputs[..1] } else { &node.inputs };
+            for input in values.iter().filter(|input| !inside(self.node(**input))) {
+                if self.taps.iter().all(|tap| tap.node != *input) {
+                    let (reader, input) = (&node.name, &self.node(*input).name);
+                    return Err(Error::Arch(format!("`{reader}` reads `{input}`, which has no tap")));
+                }
+                read[input.0] = true;
+            }
+        }
+        let mut taps: Vec<String> = vec![];
+        for tap in &self.taps {
+            if std::mem::take(&mut read[tap.node.0]) {
+                taps.push(tap.name.clone());
+            }
+        }
+        Ok(taps)
+    }
+
     /// Channels of the input image.
     pub fn in_channels(&self) -> usize {
         match self.nodes[0].op {

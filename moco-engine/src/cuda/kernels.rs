@@ -147,7 +147,7 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
                 let bytes = Chunks::most_bytes::<T, D>(&self.driver, shape);
                 self.needs.scratch = self.needs.scratch.max(bytes);
             }
-            Need::Linear(_) | Need::Resize(_) | Need::Concat | Need::Shared(_) => {}
+            Need::Linear(_) | Need::Resize(_) | Need::Concat | Need::Shared(_) | Need::Given => {}
         }
     }
 

@@ -130,7 +130,7 @@ impl<T: Element> Kernels for CpuKernels<T> {
                     needed.iter_mut().zip(sides).for_each(|(needed, side)| *needed = side.max(*needed));
                 }
             }
-            Need::Linear(_) | Need::Concat | Need::Shared(_) => {}
+            Need::Linear(_) | Need::Concat | Need::Shared(_) | Need::Given => {}
         }
     }
 
@@ -154,6 +154,10 @@ impl<T: Element> Kernels for CpuKernels<T> {
         to.par_chunks_mut(PIECE)
             .zip(from.par_chunks(PIECE))
             .for_each(|(to, from)| if accumulate { add_values(from, to) } else { narrow_values(from, to) });
+    }
+
+    fn load_part(&mut self, from: &[f32], offset: usize, len: usize, to: &mut [T]) {
+        self.load(&from[offset..][..len], to, false);
     }
 
     fn store(&mut self, from: &[T], to: &mut [f32]) {

@@ -102,7 +102,7 @@ pub trait Kernels: Sized + Send + Sync {
                 Statistics::Running => !backward,
                 Statistics::Image { .. } => false,
             },
-            Need::Resize(_) | Need::Concat | Need::Shared(_) => false,
+            Need::Resize(_) | Need::Concat | Need::Shared(_) | Need::Given => false,
         }
     }
     /// Announces a step, at the plan's largest batch; `backward` tells whether its gradient will be asked for.
@@ -129,6 +129,11 @@ pub trait Kernels: Sized + Send + Sync {
 
     /// Brings values into a map: `to = from`, or `to += from` if `accumulate`.
     fn load(&mut self, from: &Self::View, to: &mut Self::MapView, accumulate: bool);
+    /// Brings some of the values into a map: `to = from[offset..offset + len]`.
+    fn load_part(&mut self, from: &Self::View, offset: usize, len: usize, to: &mut Self::MapView) {
+        let _ = (from, offset, len, to);
+        unsupported(self)
+    }
     /// Brings a map out: `to = from`.
     fn store(&mut self, from: &Self::MapView, to: &mut Self::View);
     /// `to = from`.
@@ -364,6 +369,8 @@ pub enum Need {
     Concat,
     /// Gradients of a layer that serves more than once, of so many parameters.
     Shared(usize),
+    /// Several maps from outside, in one view.
+    Given,
 }
 
 impl fmt::Display for Need {
@@ -379,6 +386,7 @@ impl fmt::Display for Need {
             Need::Resize(_) => "a resize",
             Need::Concat => "a concatenation",
             Need::Shared(_) => "a layer that serves more than once, in training",
+            Need::Given => "one of several maps from outside",
         })
     }
 }

@@ -189,6 +189,10 @@ impl Kernels for ReferenceKernels {
         }
     }
 
+    fn load_part(&mut self, from: &[f64], offset: usize, len: usize, to: &mut [f64]) {
+        self.copy(&from[offset..][..len], to);
+    }
+
     fn store(&mut self, from: &[f64], to: &mut [f64]) {
         self.copy(from, to);
     }

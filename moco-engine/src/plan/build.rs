@@ -33,6 +33,7 @@ impl Program {
             fuse_input_norm,
             shapes: graph.shapes(config.height, config.width)?,
             tapped: vec![false; graph.nodes().len()],
+            given: vec![],
             readers: vec![vec![]; graph.nodes().len()],
             users: vec![0; graph.nodes().len()],
             shared_of: HashMap::new(),
@@ -45,22 +46,27 @@ impl Program {
         for name in &names {
             builder.tapped[graph.tap(name)?.0] = true;
         }
+        builder.given = config.given.iter().map(|tap| graph.tap(tap)).collect::<moco_models::Result<_>>()?;
         builder.find_readers();
+        builder.check_given()?;
         for i in 0..graph.nodes().len() {
-            if builder.tapped[i] || !builder.readers[i].is_empty() {
+            if builder.needs(NodeId(i)) {
                 builder.node(NodeId(i))?;
             }
         }
-        let Builder { mut program, value_of, .. } = builder;
+        let Builder { mut program, value_of, given, .. } = builder;
+        let sources = if given.is_empty() { vec![graph.input()] } else { given };
+        program.inputs = sources.iter().filter_map(|node| value_of.get(node).copied()).collect();
         for name in names {
             program.taps.push((name.to_string(), value_of[&graph.tap(name)?]));
         }
         for i in 1..program.steps.len() {
             let [before, here] = &mut program.steps[i - 1..=i] else { unreachable!("two steps") };
-            if let (Step::Conv { y, sums, at, .. }, Step::Stats { norm, summed }) = (before, here) {
+            if let (Step::Conv { y, sums, at, relu, .. }, Step::Stats { norm, summed }) = (before, here) {
                 let norm = &program.norms[*norm];
-                // A convolution sums before it adds its bias.
-                let fits = norm.z == *y && at.bias.is_none() && norm.shape.statistics != Statistics::Running;
+                // A convolution sums before it adds its bias and before its ReLU.
+                let plain = at.bias.is_none() && !*relu;
+                let fits = norm.z == *y && plain && norm.shape.statistics != Statistics::Running;
                 (*sums, *summed) = (fits, fits);
             }
         }
@@ -74,6 +80,8 @@ struct Builder<'a> {
     fuse_input_norm: bool,
     shapes: Vec<Shape>,
     tapped: Vec<bool>,
+    /// Nodes whose values come from outside instead of the images.
+    given: Vec<NodeId>,
     /// Nodes that a kept tap needs and that read the node, once per edge.
     readers: Vec<Vec<NodeId>>,
     /// How many such nodes use the parameters of the node.
@@ -91,7 +99,7 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn find_readers(&mut self) {
         for (i, node) in self.graph.nodes().iter().enumerate().rev() {
-            if self.tapped[i] || !self.readers[i].is_empty() {
+            if self.needs(NodeId(i)) && !self.given.contains(&NodeId(i)) {
                 for input in read_inputs(node) {
                     self.readers[input.0].push(NodeId(i));
                 }
@@ -100,9 +108,39 @@ impl Builder<'_> {
         }
     }
 
+    /// Whether a kept tap needs a node.
+    fn needs(&self, id: NodeId) -> bool {
+        self.tapped[id.0] || !self.readers[id.0].is_empty()
+    }
+
+    /// Each given tap once, each of use, and nothing left that reads the images beside them.
+    fn check_given(&self) -> Result<()> {
+        let taps = &self.config.given;
+        for (i, (tap, node)) in taps.iter().zip(&self.given).enumerate() {
+            if self.given[..i].contains(node) {
+                return Err(Error::Config(format!("`given` names `{tap}`, which is given already")));
+            }
+            if !self.needs(*node) {
+                return Err(Error::Config(format!("`given` names `{tap}`, which no tap of the plan needs")));
+            }
+        }
+        let input = self.graph.input();
+        if let (Some(reader), false) = (self.readers[input.0].first(), self.given.is_empty()) {
+            let (reader, given) = (&self.graph.node(*reader).name, taps.join(", "));
+            return Err(Error::Config(format!(
+                "`{reader}` needs the images, but only {given} would be given; name what lies between"
+            )));
+        }
+        Ok(())
+    }
+
     fn node(&mut self, id: NodeId) -> Result<()> {
         if self.value_of.contains_key(&id) {
             return Ok(()); // A ReLU that the step before it has taken in.
+        }
+        if self.given.contains(&id) {
+            self.value(id)?;
+            return Ok(());
         }
         let node = self.graph.node(id);
         let batch = self.config.batch;
@@ -281,6 +319,9 @@ impl Builder<'_> {
 
     fn has_parameters_below(&self, id: NodeId) -> bool {
         let node = self.graph.node(id);
+        if self.given.contains(&id) {
+            return false;
+        }
         let has_parameters =
             matches!(node.op, Op::Conv2d { .. } | Op::BatchNorm { .. } | Op::GroupNorm { .. } | Op::Linear { .. });
         (has_parameters && !self.is_frozen(id))

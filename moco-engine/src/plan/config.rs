@@ -51,6 +51,9 @@ pub struct PlanConfig {
     /// Nodes, named alike, whose batch normalisations (if any) use the running statistics in every mode, and leave them as
     /// they are. Their weights and biases are trained unless [`PlanConfig::frozen`] names them as well.
     pub running_norms: Vec<String>,
+    /// Taps of the graph that are given instead of images, in this order: nothing below them is computed, kept or trained.
+    /// Every kept tap must follow from them. For heads on features that a frozen backbone has computed once.
+    pub given: Vec<String>,
 }
 
 impl PlanConfig {
@@ -66,6 +69,7 @@ impl PlanConfig {
             recompute: Recompute::Nothing,
             frozen: vec![],
             running_norms: vec![],
+            given: vec![],
         }
     }
 
@@ -90,6 +94,12 @@ impl PlanConfig {
     /// The same with running statistics in these nodes, see [`PlanConfig::running_norms`].
     pub fn with_running_norms(mut self, nodes: Vec<String>) -> PlanConfig {
         self.running_norms = nodes;
+        self
+    }
+
+    /// The same with these taps given, see [`PlanConfig::given`].
+    pub fn with_given(mut self, taps: &[&str]) -> PlanConfig {
+        self.given = taps.iter().map(|t| t.to_string()).collect();
         self
     }
 

@@ -12,7 +12,8 @@ impl<K: Kernels> Plan<K> {
     /// Runs the network on `n` images.
     /// - `params`, `buffers`: flat, in the graph's layouts; `buffers` (running statistics) change in
     ///   [`Mode::Momentum`] and [`Mode::Train`].
-    /// - `images` [n, height, width, channels], normalised.
+    /// - `images` [n, height, width, channels], normalised; or, where taps are given ([`PlanConfig::given`](crate::PlanConfig)),
+    ///   their values instead: of each tap those of all images, NHWC, then those of the next.
     ///
     /// # Errors
     /// [`Error::Batch`], [`Error::Length`], or [`Error::OneValuePerChannel`]; nothing has changed then.
@@ -22,7 +23,8 @@ impl<K: Kernels> Plan<K> {
         }
         Error::check_len("parameters", self.program.params_len, K::len(params))?;
         Error::check_len("running statistics", self.program.buffers_len, K::len(buffers))?;
-        Error::check_len("images", n * self.program.sample_len(0), K::len(images))?;
+        let what = if self.config.given.is_empty() { "images" } else { "given taps" };
+        Error::check_len(what, n * self.program.input_len(), K::len(images))?;
         self.check_groups(n)?;
 
         self.state = State::Empty;
@@ -39,11 +41,21 @@ impl<K: Kernels> Plan<K> {
     }
 
     fn run_steps(&mut self, params: &K::View, buffers: &mut K::View, images: &K::View, n: usize) {
-        let slot = self.memory.slot(0, Life::First).expect("the images have a slot");
-        let mut input = self.take(slot);
-        self.kernels.load(images, K::map_view_mut(&mut input, K::len(images)), false);
-        self.put_back(slot, input);
-        self.give_out(0, n);
+        let mut start = 0;
+        for i in 0..self.program.inputs.len() {
+            let value = self.program.inputs[i];
+            let len = n * self.program.sample_len(value);
+            let slot = self.memory.slot(value, Life::First).expect("what comes from outside has a slot");
+            let mut input = self.take(slot);
+            let view = K::map_view_mut(&mut input, len);
+            match self.program.inputs[..] {
+                [_] => self.kernels.load(images, view, false),
+                _ => self.kernels.load_part(images, start, len, view),
+            }
+            self.put_back(slot, input);
+            self.give_out(value, n);
+            start += len;
+        }
         for t in 0..self.program.steps.len() {
             let step = self.program.steps[t];
             if let Step::Stats { norm, summed } = step {

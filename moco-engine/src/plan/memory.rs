@@ -100,8 +100,10 @@ fn value_tenants(program: &Program, segments: &[Segment], config: &PlanConfig, t
     }
 
     let mut of = vec![None; program.values.len()];
-    tenants.push(Tenant { len: config.batch * program.sample_len(0), birth: 0, death: last_read[0] });
-    of[0] = Some(tenants.len() - 1);
+    for &input in &program.inputs {
+        tenants.push(Tenant { len: config.batch * program.sample_len(input), birth: 0, death: last_read[input] });
+        of[input] = Some(tenants.len() - 1);
+    }
     for (t, step) in program.steps.iter().enumerate() {
         let Some(y) = program.output(step).filter(|y| program.values[*y].unwritten.is_none()) else { continue };
         let now = forward_tick(t);

@@ -244,6 +244,10 @@ fn lay_out<K: Kernels>(graph: &Graph, config: &PlanConfig) -> Result<(Program, V
 /// Refuses a program with a step that these kernels do not compute.
 fn check_support<K: Kernels>(program: &Program, config: &PlanConfig, kernels: &K) -> Result<()> {
     let train = config.mode == Mode::Train;
+    if program.inputs.len() > 1 && !kernels.supports(&Need::Given, false) {
+        let (node, what, device) = (config.given.join(", "), Need::Given.to_string(), kernels.describe());
+        return Err(Error::Unsupported { node, what, device });
+    }
     for (step, node) in program.steps.iter().zip(&program.nodes) {
         let refuse = |what: String| {
             let (node, device) = (node.clone(), kernels.describe());

@@ -10,7 +10,7 @@ use crate::kernels::{
 /// Index into [`Program::values`].
 pub(super) type ValueId = usize;
 
-/// A feature map or vector that steps write and read; value 0 is the batch of images.
+/// A feature map or vector that steps write and read, or that comes from outside.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Value {
     pub shape: Shape,
@@ -124,6 +124,8 @@ pub(super) enum Step {
 #[derive(Debug, Default)]
 pub(super) struct Program {
     pub values: Vec<Value>,
+    /// What comes from outside, in this order: the images, or the values of given taps.
+    pub inputs: Vec<ValueId>,
     pub norms: Vec<Norm>,
     pub steps: Vec<Step>,
     /// The node that each step belongs to, for messages.
@@ -145,6 +147,11 @@ impl Program {
     /// Number of values of one image.
     pub(super) fn sample_len(&self, value: ValueId) -> usize {
         self.values[value].shape.numel()
+    }
+
+    /// Number of values of one image in all that comes from outside.
+    pub(super) fn input_len(&self) -> usize {
+        self.inputs.iter().map(|value| self.sample_len(*value)).sum()
     }
 
     /// The value whose memory holds `value`: itself, or what its unwritten normalisation reads.

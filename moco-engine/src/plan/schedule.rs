@@ -68,7 +68,7 @@ fn bridges(program: &Program) -> Vec<(usize, Option<ValueId>)> {
     }
     let mut bridges = vec![];
     // What has been written and will be read.
-    let mut open = vec![0];
+    let mut open = program.inputs.clone();
     for (t, step) in program.steps.iter().enumerate() {
         open.extend(program.output(step).filter(|y| program.stored(*y) == *y));
         open.retain(|&v| last_read[v] > t);

@@ -192,3 +192,19 @@ fn heads_that_cannot_be_are_refused_by_field() {
     }
     assert!(HeadSpec::multi_label(1).validate().is_ok());
 }
+
+#[test]
+fn a_head_tells_which_taps_it_reads() {
+    let backbone = narrow("resnet18", Stem::ImageNet, 3).build().unwrap();
+    for (task, text, expected) in [
+        (Task::Classify, "linear", &["pooled"][..]),
+        (Task::Segment, "fpn:16", &["c2", "c3", "c4", "c5"]),
+        (Task::Segment, "unet:4", &["c1", "c2", "c3", "c4", "c5"]),
+        (Task::Detect, "fcos:width=8,convs=1,levels=3-7", &["c3", "c4", "c5"]),
+    ] {
+        let model = HeadSpec::parse(task, text, 3).unwrap().attach(&backbone).unwrap();
+        assert_eq!(model.taps_read_by(PREFIX).unwrap(), expected, "{text}");
+    }
+    let error = backbone.taps_read_by("layer2.1.").unwrap_err().to_string();
+    assert!(error.contains("`layer2.1.conv1` reads `layer2.0.") && error.contains("has no tap"), "{error}");
+}

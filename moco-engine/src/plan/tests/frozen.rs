@@ -110,3 +110,56 @@ fn names_of_nothing_are_refused() {
     assert!(refused(config().with_running_norms(named(&["ste"]))).contains("`running_norms` names `ste`"));
     assert!(refused(config().with_frozen(named(&[""]))).contains("``"));
 }
+
+/// The head of the pyramid on what its backbone gave, beside the whole network with a frozen backbone.
+#[test]
+fn given_features_give_the_same_bits_as_the_images_they_are_of() {
+    let frozen = named(&["stem", "c2", "c2_norm", "c3", "c3_norm"]);
+    let features = ["f0", "f2", "f3"];
+    let mut graph = pyramid();
+    for (tap, node) in features.iter().zip(["stem_relu", "c2_relu", "c3_relu"]) {
+        let node = graph.nodes().iter().position(|n| n.name == node).unwrap();
+        graph.add_tap(tap, NodeId(node));
+    }
+    let taps = ["tower_p2", "tower_p3", "logits", "end"];
+    for n in [3, 2] {
+        let config =
+            PlanConfig::new(3, 13, 12, Mode::Train).with_frozen(frozen.clone()).with_running_norms(frozen.clone());
+        let case = Case::new(graph.clone(), config.with_taps(&taps), n);
+        let step = |config: &PlanConfig, images: &[f32]| {
+            let mut plan = Plan::compile(&graph, config).unwrap();
+            plan.forward(&case.params, &mut case.buffers.clone(), images, n).unwrap();
+            let mut results: Vec<Vec<f32>> = taps.iter().map(|tap| plan.output(tap).unwrap().to_vec()).collect();
+            let cotangents: Vec<_> = taps.iter().zip(&results).map(|(tap, y)| cotangent(tap, y.len())).collect();
+            let d_taps: Vec<_> = taps.iter().zip(&cotangents).map(|(tap, d)| (*tap, &d[..])).collect();
+            results.push(vec![f32::NAN; case.params.len()]);
+            plan.backward(&case.params, &d_taps, results.last_mut().unwrap()).unwrap();
+            results
+        };
+        let mut backbone = Plan::compile(&graph, &PlanConfig::new(3, 13, 12, Mode::Eval).with_taps(&features)).unwrap();
+        backbone.forward(&case.params, &mut case.buffers.clone(), &case.images, n).unwrap();
+        let given: Vec<f32> = features.iter().flat_map(|tap| backbone.output(tap).unwrap()).copied().collect();
+        let config = case.config.clone().with_given(&features);
+        assert!(step(&config, &given) == step(&case.config, &case.images), "{n} images");
+        let again = config.with_recompute(Recompute::Blocks);
+        assert!(step(&again, &given) == step(&case.config, &case.images), "{n} images, recomputed");
+    }
+}
+
+#[test]
+fn given_taps_that_make_no_sense_are_refused() {
+    let refused = |given: &[&str], taps: &[&str]| {
+        let config = PlanConfig::new(2, 9, 9, Mode::Train).with_taps(taps).with_given(given);
+        Plan::estimate(&everything(), &config).unwrap_err().to_string()
+    };
+    assert!(refused(&["nowhere"], &["end"]).contains("nowhere"));
+    assert!(refused(&["a", "a"], &["end"]).contains("given already"));
+    assert!(refused(&["a", "mean"], &["a"]).contains("`mean`, which no tap of the plan needs"));
+    let error = refused(&["a"], &["stem", "end"]);
+    assert!(error.contains("`stem` needs the images, but only a"), "{error}");
+    let config = PlanConfig::new(2, 9, 9, Mode::Eval).with_taps(&["end"]).with_given(&["mean"]);
+    let case = Case::new(everything(), config, 2);
+    let mut plan = Plan::compile(&case.graph, &case.config).unwrap();
+    let error = plan.forward(&case.params, &mut case.buffers.clone(), &case.images, 2).unwrap_err().to_string();
+    assert!(error.contains("given taps: expected 12 values"), "{error}");
+}

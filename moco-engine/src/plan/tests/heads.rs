@@ -62,6 +62,12 @@ pub(super) fn pyramid() -> Graph {
     let joined = g.push("joined", Op::Concat, &[levels[0], large, c2]);
     let mixed = conv(&mut g, "mix", joined, [24, 6], 3, 1, true);
     let mixed = g.push("mix_relu", Op::Relu, &[mixed]);
+    let mixed = conv(&mut g, "after", mixed, [6, 6], 1, 1, false);
+    let mixed = g.push("after_relu", Op::Relu, &[mixed]);
+    let mixed = group_norm(&mut g, "after_norm", mixed, 6, 3);
+    let mixed = conv(&mut g, "last", mixed, [6, 6], 3, 1, false);
+    let mixed = g.push("last_relu", Op::Relu, &[mixed]);
+    let mixed = norm(&mut g, "last_norm", mixed, 6);
     let full = g.push("full", Op::Resize { interpolation: Bilinear }, &[mixed, input]);
     let logits = conv(&mut g, "logits", full, [6, 3], 1, 1, true);
     g.add_tap("logits", logits);
@@ -190,6 +196,6 @@ fn bf16_agrees_with_f32_within_its_rounding() {
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
         let cosine = dot(got, want) / (dot(got, got) * dot(want, want)).sqrt();
         // Of the last, the gradients, some pass through a ReLU that rounding has opened or closed.
-        assert!(1.0 - cosine < if i < TAPS.len() { 1e-3 } else { 1e-2 }, "result {i}: {cosine}");
+        assert!(1.0 - cosine < if i < TAPS.len() { 1e-3 } else { 5e-2 }, "result {i}: {cosine}");
     }
 }
