@@ -74,6 +74,7 @@ impl ImageFile {
             #[cfg(not(all(feature = "tiff", feature = "dicom", feature = "nifti")))]
             other => return Err(super::not_built(other)),
         };
+        options.limits.check_frames(&info, bytes.len() as u64)?;
         Ok(Self { bytes, info, options: *options, kind })
     }
 
@@ -103,13 +104,16 @@ impl ImageFile {
         options.limits.check_encoded(len).map_err(in_file)?;
         let mut bytes = Vec::new();
         file.by_ref().take(START as u64).read_to_end(&mut bytes).map_err(io)?;
-        match super::probe_start(&bytes, options) {
+        let info = match super::probe_start(&bytes, options) {
             Err(_) if len > bytes.len() as u64 => {
                 file.read_to_end(&mut bytes).map_err(io)?;
-                super::probe_start(&bytes, options).map_err(in_file)
+                super::probe_start(&bytes, options)
             }
-            other => other.map_err(in_file),
-        }
+            other => other,
+        };
+        let info = info.map_err(in_file)?;
+        options.limits.check_frames(&info, len).map_err(in_file)?;
+        Ok(info)
     }
 
     /// The buffer, for the next file.

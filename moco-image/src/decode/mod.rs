@@ -60,6 +60,21 @@ impl Limits {
         self.check_unpacked(pixels.saturating_mul(bits as u64) / 8, encoded)
     }
 
+    /// Refuses a header that promises more images than so many bytes can hold, before anyone counts them.
+    pub(crate) fn check_frames(&self, info: &ImageInfo, encoded: u64) -> Result<()> {
+        if info.frames <= 1 {
+            return Ok(());
+        }
+        if info.frames as u64 > MAX_FRAMES {
+            let (what, limit) = (format!("{} frames", info.frames), format!("{MAX_FRAMES} frames"));
+            return Err(Error::TooLarge { what, limit });
+        }
+        let bits = [info.width, info.height, info.channels, info.frames]
+            .iter()
+            .fold(u64::from(info.bit_depth), |n, &side| n.saturating_mul(side as u64));
+        self.check_unpacked(bits / 8, usize::try_from(encoded).unwrap_or(usize::MAX))
+    }
+
     /// Refuses so many bytes from so few.
     pub(crate) fn check_unpacked(&self, decoded: u64, encoded: usize) -> Result<()> {
         let allowed = (encoded as u64).saturating_mul(self.max_ratio).max(64 << 20);
@@ -70,6 +85,9 @@ impl Limits {
         Ok(())
     }
 }
+
+/// Images in one file.
+const MAX_FRAMES: u64 = 1 << 20;
 
 /// Format of an encoded image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

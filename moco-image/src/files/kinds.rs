@@ -89,3 +89,20 @@ fn is_picture(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
     matches!(extension.as_str(), "jpg" | "jpeg" | "jpe" | "jfif" | "png")
 }
+
+#[cfg(all(test, feature = "nifti", feature = "dicom"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_promises_more_images_than_its_file_holds_counts_as_one() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/corpus/robustness/generated");
+        for name in ["nifti_overflow.nii", "nifti_negative_dim.nii", "nifti_short.nii", "dicom_huge_dims.dcm"] {
+            let path = folder.join(name);
+            let places = ImagePlaces::look(std::slice::from_ref(&path), &ReadOptions::default());
+            assert!(path.is_file() && places.images.len() <= 200, "{name}: {}", places.images.len());
+        }
+        let overflow = folder.join("nifti_overflow.nii");
+        assert_eq!(ImagePlaces::look(&[overflow], &ReadOptions::default()).images, [(0, 0)]);
+    }
+}
