@@ -61,7 +61,7 @@ impl Framing {
             }
             None => (&none, Placement::plain(size, self.size, self.fit)?, Vec::new()),
         };
-        let levels = self.levels(&sample.image)?;
+        let levels = self.levels(&sample.image).map_err(|error| in_sample(&sample.name, error))?;
         self.render(&levels, &placement, &changes, out)?;
         Ok(Prepared { target: placement.target(&sample.target, options)?, placement })
     }
@@ -157,6 +157,16 @@ impl Framing {
 fn unit_of(picture: &Image) -> Result<Image<f32>> {
     let data = picture.data().iter().map(|&v| f32::from(v) / 255.0).collect();
     Ok(Image::from_values(picture.width(), picture.height(), picture.channels(), data)?)
+}
+
+/// Names the sample whose image was refused.
+fn in_sample(name: &str, error: Error) -> Error {
+    match error {
+        Error::Image(source) if !name.is_empty() => {
+            Error::Image(moco_image::Error::File { path: name.into(), source: Box::new(source) })
+        }
+        other => other,
+    }
 }
 
 pub(super) fn size_of(image: &Raster) -> [usize; 2] {
