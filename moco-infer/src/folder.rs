@@ -101,12 +101,16 @@ pub fn frames_of(files: &[PathBuf], options: &ReadOptions) -> Vec<FrameOf> {
 }
 
 /// Reads images one after the other; a file of several is opened once for those that follow each other.
-#[derive(Default)]
-pub(crate) struct Reader {
+#[derive(Debug, Default)]
+pub struct Reader {
     open: Option<(PathBuf, ImageFile)>,
 }
 
 impl Reader {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// [`Error::Image`] or [`Error::File`] if it cannot be read, or if `place` names a file of several.
     pub fn read(&mut self, place: &impl ImagePlace, options: &ReadOptions) -> Result<Raster> {
         let path = place.path();
         if self.open.as_ref().is_none_or(|(opened, _)| opened != path) {

@@ -16,6 +16,9 @@
 //! # }
 //! ```
 //!
+//! A [`Predictor`] is a fine-tuned model: a model file of `moco-train finetune` or the ONNX file exported from it, asked
+//! about images of any size.
+//!
 //! The library is public interface; the crates below it (`moco-models`, `moco-image`) are not stable.
 
 mod asynchronous;
@@ -29,6 +32,7 @@ mod folder;
 mod input;
 mod network;
 mod pool;
+mod predict;
 mod runtime;
 
 pub use asynchronous::AsyncExtractor;
@@ -38,8 +42,9 @@ pub use clock::TimeSpent;
 pub use error::{Error, Result};
 pub use extractor::{Extractor, ExtractorOptions, Features, Precision};
 pub use files::{FileFeatures, FileRow};
-pub use folder::{FrameOf, ImagePlace, frames_of, image_files};
+pub use folder::{FrameOf, ImagePlace, Reader, frames_of, image_files};
 pub use input::Input;
 pub use moco_models::calibration::{Accuracy, Calibration, TapAccuracy};
 pub use network::{Network, NetworkOptions, NetworkOutput, Values};
+pub use predict::{PredictedBox, PredictedMask, Prediction, Predictor, PredictorOptions};
 pub use runtime::{LIBRARY_VARIABLES, runtime_info};

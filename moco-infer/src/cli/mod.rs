@@ -4,6 +4,7 @@ mod bench;
 mod calibrate;
 mod embed;
 mod info;
+mod predict;
 mod spool;
 
 use std::path::PathBuf;
@@ -39,6 +40,7 @@ enum Command {
     Info(info::Info),
     Calibrate(calibrate::Calibrate),
     Bench(bench::Bench),
+    Predict(predict::Predict),
 }
 
 /// Options that every extracting command takes.
@@ -81,6 +83,16 @@ enum AxisName {
     Z,
 }
 
+impl From<AxisName> for Axis {
+    fn from(axis: AxisName) -> Axis {
+        match axis {
+            AxisName::X => Axis::X,
+            AxisName::Y => Axis::Y,
+            AxisName::Z => Axis::Z,
+        }
+    }
+}
+
 /// How the network is run, for commands that only use it.
 #[derive(Args)]
 struct Running {
@@ -113,11 +125,7 @@ impl Extraction {
     }
 
     fn axis(&self) -> Axis {
-        match self.axis {
-            AxisName::X => Axis::X,
-            AxisName::Y => Axis::Y,
-            AxisName::Z => Axis::Z,
-        }
+        self.axis.into()
     }
 
     /// All images of the files.
@@ -209,5 +217,6 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Info(info) => info.run(),
         Command::Calibrate(calibrate) => calibrate.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Predict(predict) => predict.run(),
     }
 }
