@@ -158,7 +158,6 @@ fn parse(json: &Path, options: &DataOptions) -> Result<Coco> {
 }
 
 /// Class names, and the number of each category or why it is none.
-#[expect(clippy::type_complexity, reason = "a map to a result")]
 fn categories(
     coco: &Coco,
     options: &DataOptions,
