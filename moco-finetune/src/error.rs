@@ -28,6 +28,14 @@ pub enum Error {
     /// Arguments that make no sense or do not fit together.
     #[error("{0}")]
     Invalid(String),
+    /// A training that cannot go on.
+    #[error(
+        "the loss is {loss}: the training has diverged; a third of the learning rate, or optimiser.clip = 1, may help"
+    )]
+    Diverged {
+        /// The loss.
+        loss: f64,
+    },
     /// A progress callback asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -46,6 +54,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// An option by its name, what it holds and what was expected.
+    pub(crate) fn option(name: &str, reason: impl Into<String>) -> Error {
+        Error::Invalid(format!("option `{name}`: {}", reason.into()))
+    }
+
     pub(crate) fn format(path: &Path, reason: impl Into<String>) -> Error {
         Error::Format { path: path.to_path_buf(), reason: reason.into() }
     }

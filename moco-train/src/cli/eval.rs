@@ -37,6 +37,8 @@ enum Command {
     Knn(KnnArgs),
     /// Accuracy of a linear head on frozen features; its learning rate is swept
     Linear(LinearArgs),
+    /// Accuracy, Dice or average precision of a fine-tuned model
+    Model(super::eval_model::ModelArgs),
 }
 
 #[derive(clap::Args)]
@@ -117,6 +119,7 @@ pub fn run(args: &Args) -> Result<()> {
     match &args.command {
         Command::Knn(args) => run_knn(args),
         Command::Linear(args) => run_linear(args),
+        Command::Model(args) => super::eval_model::run(args),
     }
 }
 

@@ -6,10 +6,13 @@ mod compute;
 mod depth;
 mod embed;
 mod eval;
+mod eval_model;
 mod export;
+mod finetune;
 mod gpu_check;
 mod import;
 mod overrides;
+mod predict;
 mod pretrain;
 #[cfg(feature = "hub")]
 mod push;
@@ -35,6 +38,7 @@ Examples:
   moco-train check    --data photos --recipe moco-v2 --arch resnet18 --batch 64
   moco-train pretrain --data photos --recipe moco-v2 --arch resnet18 --batch 64 --lr 0.0075 --out runs/first
   moco-train resume   runs/first
+  moco-train finetune detect --data cells --backbone runs/first --out runs/cells
   moco-train export   runs/first/backbone.safetensors --to onnx --out backbone.onnx
   moco-train push     runs/first hf://somebody/moco-photos --create";
 
@@ -42,6 +46,8 @@ Examples:
 enum Command {
     Pretrain(pretrain::Args),
     Resume(resume::Args),
+    Finetune(finetune::Args),
+    Predict(predict::Args),
     Check(check::Args),
     Eval(eval::Args),
     Embed(embed::Args),
@@ -60,6 +66,8 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Pretrain(args) => pretrain::run(&args),
         Command::Resume(args) => resume::run(&args),
+        Command::Finetune(args) => finetune::run(&args),
+        Command::Predict(args) => predict::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Embed(args) => embed::run(&args).map(|()| ExitCode::SUCCESS),

@@ -32,6 +32,9 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if args.run.join(super::finetune::CONFIG).exists() {
+        return super::finetune::resume(&args.run, args.data.as_ref(), &args.compute, args.quiet);
+    }
     args.compute.prepare()?;
     let folder = RunFolder::open(&args.run)?;
     let mut config = RunConfig::read(&folder.config_path())?;
