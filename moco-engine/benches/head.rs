@@ -1,7 +1,8 @@
 //! Speed of what heads are made of, one step at a time: `cargo bench -p moco-engine --bench head -- [BATCH] [f32 | bf16]`.
 //!
 //! Prints the fastest time of each in milliseconds, forward and backward, for the rows that `benches/peers/head_ops_torch.py`
-//! prints of PyTorch; threads are rayon's (`RAYON_NUM_THREADS`).
+//! prints of PyTorch; threads are rayon's (`RAYON_NUM_THREADS`). With `-- model ARCH TASK HEAD SIZE BATCH` (say `model resnet18
+//! detect fcos 256 4`): a network with a head, with more and more of it frozen, and what its plan holds.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +11,20 @@ use moco_engine::kernels::{
     BnGroups, ConvInput, MapShape, Mask, Need, NormOffsets, NormShape, Offsets, Residual, ResizeShape, SliceShape,
     Statistics,
 };
-use moco_engine::{CpuKernels, Element, Kernels, bf16};
-use moco_models::Interpolation;
+use moco_engine::{CpuKernels, Element, Kernels, Mode, Plan, PlanConfig, bf16};
+use moco_models::arch::ArchSpec;
+use moco_models::heads::{HeadSpec, Task};
+use moco_models::{Graph, Interpolation};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // `cargo bench` adds `--bench`; `cargo test` runs benches too and only wants to see them work.
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let measured = std::env::args().any(|a| a == "--bench");
+    if let [model, arch, task, head, size, batch] = &args[..]
+        && model == "model"
+    {
+        return models(arch, task, head, size.parse()?, batch.parse()?);
+    }
     let (batch, scale) = (args.first().map_or(Ok(if measured { 4 } else { 1 }), |a| a.parse())?, !measured as usize);
     let bench = Bench { batch, shrink: 1 + 7 * scale, budget: Duration::from_millis(if measured { 400 } else { 0 }) };
     match args.get(1).map_or("f32", String::as_str) {
@@ -25,6 +33,76 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         other => return Err(format!("precision {other}: use f32 or bf16").into()),
     }
     Ok(())
+}
+
+/// Rows of a whole network: forward and backward of plans that train less and less of it, and their memory.
+fn models(arch: &str, task: &str, head: &str, size: usize, batch: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let task = match task {
+        "classify" => Task::Classify,
+        "segment" => Task::Segment,
+        "detect" => Task::Detect,
+        other => return Err(format!("task {other}: use classify, segment or detect").into()),
+    };
+    let backbone = ArchSpec::new(arch).build()?;
+    let spec = HeadSpec::parse(task, head, 5)?;
+    let graph = spec.attach(&backbone)?;
+    let weights = moco_models::init::initialise(&graph, 1);
+    let taps: Vec<String> = spec.outputs(&graph)?.into_iter().map(|output| output.tap).collect();
+    let taps: Vec<&str> = taps.iter().map(String::as_str).collect();
+    let read = graph.taps_read_by("head.")?;
+    let read: Vec<&str> = read.iter().map(String::as_str).collect();
+    let names: Vec<String> = graph.nodes().iter().map(|n| n.name.clone()).filter(|n| !n.starts_with("head.")).collect();
+    let stages = ["conv1", "bn1", "layer1", "layer2"].map(String::from).to_vec();
+    let bench = Bench { batch, shrink: 1, budget: Duration::from_secs(4) };
+    let train = PlanConfig::new(batch, size, size, Mode::Train).with_taps(&taps);
+    let eval = PlanConfig::new(batch, size, size, Mode::Eval);
+    println!(
+        "{:<42} {:>9} {:>9} {:>9}",
+        format!("{arch}, {spec}, {size}, batch {batch}"),
+        "forward",
+        "backward",
+        "MiB"
+    );
+    for (what, config) in [
+        ("all trained", train.clone()),
+        ("batch norm frozen", train.clone().with_running_norms(names.clone())),
+        ("two stages frozen", train.clone().with_running_norms(names.clone()).with_frozen(stages)),
+        ("backbone frozen", train.clone().with_running_norms(names.clone()).with_frozen(names.clone())),
+        ("features given", train.with_given(&read)),
+        ("evaluation", eval.clone().with_taps(&taps)),
+        ("evaluation of the backbone", eval.with_taps(&read)),
+    ] {
+        let mut plan = Plan::compile(&graph, &config)?;
+        let lens = read.iter().map(|tap| plan_len(&graph, size, tap)).sum::<Result<usize, moco_models::Error>>()?;
+        let images = values::<f32>(batch * if config.given.is_empty() { 3 * size * size } else { lens });
+        let (mut buffers, mut gradients) = (weights.buffers.clone(), vec![0.0; weights.params.len()]);
+        let cotangents: Vec<Vec<f32>> = taps
+            .iter()
+            .map(|tap| Ok(values(batch * plan_len(&graph, size, tap)?)))
+            .collect::<Result<_, moco_models::Error>>()?;
+        let d_taps: Vec<(&str, &[f32])> = taps.iter().zip(&cotangents).map(|(tap, d)| (*tap, &d[..])).collect();
+        let (mut forward, mut backward) = (Duration::MAX, Duration::ZERO);
+        let mut fastest = Duration::MAX;
+        bench.time(|| {
+            let begin = Instant::now();
+            plan.forward(&weights.params, &mut buffers, &images, batch).expect("the sizes are the plan's");
+            let between = Instant::now();
+            if config.mode == Mode::Train {
+                plan.backward(&weights.params, &d_taps, &mut gradients).expect("a pass has gone forward");
+            }
+            forward = forward.min(between - begin);
+            fastest = fastest.min(between.elapsed());
+            backward = fastest;
+        });
+        let mebibytes = plan.memory_bytes() as f64 / (1 << 20) as f64;
+        let [forward, backward] = [forward, backward].map(|t| 1e3 * t.as_secs_f64());
+        println!("{what:<42} {forward:>9.1} {backward:>9.1} {mebibytes:>9.1}");
+    }
+    Ok(())
+}
+
+fn plan_len(graph: &Graph, size: usize, tap: &str) -> Result<usize, moco_models::Error> {
+    Ok(graph.shapes(size, size)?[graph.tap(tap)?.0].numel())
 }
 
 #[derive(Clone, Copy)]
