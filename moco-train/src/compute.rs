@@ -41,6 +41,28 @@ impl ComputeRecipe {
         Ok(Compute::choose(self.device, self.precision)?)
     }
 
+    /// [`ComputeRecipe::choose`] for one of several processes on this machine: GPUs are counted from the one that is wished
+    /// for.
+    ///
+    /// # Errors
+    /// As [`ComputeRecipe::choose`].
+    pub fn choose_for(&self, local_rank: usize) -> Result<(Compute, Option<String>)> {
+        let own = |device| {
+            DeviceChoice::Given(match device {
+                DeviceId::Cuda(first) => DeviceId::Cuda(first + local_rank),
+                DeviceId::Cpu => DeviceId::Cpu,
+            })
+        };
+        if let DeviceChoice::Given(device) = self.device {
+            return ComputeRecipe { device: own(device), ..*self }.choose();
+        }
+        let (compute, note) = self.choose()?;
+        if local_rank == 0 || compute.device() == DeviceId::Cpu {
+            return Ok((compute, note));
+        }
+        ComputeRecipe { device: own(compute.device()), ..*self }.choose()
+    }
+
     /// The same with nothing left to choose.
     pub fn on(self, compute: &Compute) -> ComputeRecipe {
         ComputeRecipe { device: DeviceChoice::Given(compute.device()), precision: compute.precision(), ..self }
@@ -50,6 +72,14 @@ impl ComputeRecipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processes_count_gpus_from_the_one_that_is_wished_for() {
+        let wish = |device| ComputeRecipe { device: DeviceChoice::Given(device), ..ComputeRecipe::default() };
+        let error = wish(DeviceId::Cuda(40)).choose_for(3).unwrap_err().to_string();
+        assert!(error.contains("cuda:43"), "{error}");
+        assert_eq!(wish(DeviceId::Cpu).choose_for(3).unwrap().0.device(), DeviceId::Cpu);
+    }
 
     #[test]
     fn what_was_chosen_can_be_written_down() {

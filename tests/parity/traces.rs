@@ -2,7 +2,9 @@
 //! its CIFAR-10 notebook.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
+use moco_engine::group::{Group, Meeting, Place};
 use moco_engine::ops::{InfoNceInputs, SameImage, info_nce_logits, l2_normalise};
 use moco_engine::{BnGroups, Recompute};
 use moco_models::FlatLayout;
@@ -19,8 +21,14 @@ type Metadata = HashMap<String, String>;
 /// Runs a trace of kind `moco_v1v2` or `moco_cifar_demo` and compares every group that the file holds.
 pub fn check(file: &SafeTensors<'_>, metadata: &Metadata) -> Result<String, String> {
     let trace = Trace::read(file, metadata)?;
-    let got = trace.run(file)?;
-    trace.compare(file, &got)
+    let one = trace.compare(file, &trace.run(file, None)?)?;
+    if trace.world == 1 {
+        return Ok(one);
+    }
+    let several = trace.processes(file).and_then(|got| trace.compare(file, &got));
+    several
+        .map(|several| format!("{one}; as {} processes: {several}", trace.world))
+        .map_err(|e| format!("as processes: {e}"))
 }
 
 struct Trace {
@@ -99,23 +107,56 @@ impl Trace {
         })
     }
 
-    fn run(&self, file: &SafeTensors<'_>) -> Result<Values, String> {
+    /// One process for each rank of the recording, here a thread, over real connections; what the first one has.
+    fn processes(&self, file: &SafeTensors<'_>) -> Result<Values, String> {
+        let meeting = Meeting::on_this_machine().map_err(|e| e.to_string())?;
+        let address = format!("127.0.0.1:{}", meeting.port().map_err(|e| e.to_string())?);
+        let place = |rank| {
+            let (world, address) = (self.world, address.clone());
+            Place { rank, world, local_rank: 0, local_world: 1, address }
+        };
+        std::thread::scope(|scope| {
+            let part = |group: moco_engine::Result<Arc<Group>>| {
+                let group = group.map_err(|e| e.to_string())?;
+                let values = self.run(file, Some(&group))?;
+                group.leave();
+                Ok(values)
+            };
+            let others: Vec<_> = (1..self.world)
+                .map(|rank| {
+                    let place = place(rank);
+                    scope.spawn(move || part(Group::join(&place)))
+                })
+                .collect();
+            let values = part(Group::host(&place(0), meeting, &mut || Ok(())));
+            let ends =
+                others.into_iter().map(|other| other.join().map_err(|_| "a process panicked".to_owned())?.map(|_| ()));
+            let ends = ends.collect::<Result<(), String>>();
+            values.and_then(|values| ends.map(|()| values))
+        })
+    }
+
+    fn run(&self, file: &SafeTensors<'_>, group: Option<&Arc<Group>>) -> Result<Values, String> {
         let graph = self.arch.build().map_err(|e| e.to_string())?;
         let weights = parameters(&graph, &self.seed);
         let queue = self.queue()?;
         let state =
             MocoState { key: weights.clone(), velocity: vec![0.0; weights.params.len()], query: weights, queue };
         let first_queue = state.queue.clone();
-        let mut moco = open_learner(&compute()?, &graph, self.config.clone(), state).map_err(|e| e.to_string())?;
+        let mut moco = open_learner(&compute()?, &graph, &self.config, state, group).map_err(|e| e.to_string())?;
 
         let [height, width] = self.config.size;
         let shape = [self.config.batch, self.arch.in_channels, height, width];
-        let images = vec![SameImage::NONE; self.config.batch];
+        let n = moco.config().batch;
+        let images = vec![SameImage::NONE; n];
+        let slice = group.map_or(0, |group| group.rank()) * n;
         let mut values = Values::new();
         for step in 0..self.steps {
             let view = |which| images_nhwc(&format!("{}/step{step}.{which}", self.seed), shape);
             let (view_q, view_k) = (view("view_q"), view("view_k"));
-            let batch = Views { views: [&view_q, &view_k], images: &images };
+            let width = view_q.len() / self.config.batch;
+            let part = |view: &'_ Vec<f32>| slice * width..view.len().min((slice + n) * width);
+            let batch = Views { views: [&view_q[part(&view_q)], &view_k[part(&view_k)]], images: &images };
             let sgd = Sgd { lr: self.schedule.lr(self.sgd.lr, step, self.steps, 1), ..self.sgd };
             let report = moco.step(&batch, &self.shuffles(file, step)?, &sgd).map_err(|e| e.to_string())?;
             values.entry("loss".into()).or_default().push(report.loss);
@@ -129,6 +170,7 @@ impl Trace {
             }
         }
 
+        moco.check_equal().map_err(|e| e.to_string())?;
         let state = moco.state().map_err(|e| e.to_string())?;
         for (name, weights) in [("final.q", &state.query), ("final.k", &state.key)] {
             summarise(name, &graph.parameter_layout(), &weights.params, &mut values);
@@ -167,7 +209,7 @@ impl Trace {
         let (query, key) = (moco.embeddings().map_err(|e| e.to_string())?, moco.keys().map_err(|e| e.to_string())?);
         let inputs = InfoNceInputs {
             query: &query,
-            key: &key,
+            key: &key[..query.len()],
             queue: queue.keys(),
             dim: self.dim,
             temperature: self.config.temperature as f32,

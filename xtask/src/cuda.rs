@@ -63,7 +63,7 @@ fn fetched_here() -> bool {
 /// Cargo with the features of all packages, as every other build has them: nothing else is compiled twice.
 fn cargo(home: &Path, task: &[&str]) -> Result<Command> {
     let mut command = shell::cargo(task)?;
-    command.args(["--release", "--workspace", "--exclude", "xtask", "--features", "moco-train/cuda"]);
+    command.args(["--release", "--workspace", "--exclude", "xtask", "--features", "moco-train/nccl"]);
     command.env("CUDA_HOME", home).env("NVCC", home.join("bin/nvcc"));
     Ok(command)
 }

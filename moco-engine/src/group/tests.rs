@@ -161,3 +161,21 @@ fn strangers_at_the_door_do_no_harm() {
         group.leave();
     });
 }
+
+#[cfg(feature = "cuda-emulation")]
+#[test]
+fn emulated_gpus_of_two_processes_average_over_the_host() {
+    use crate::cuda::EmulatedCuda;
+    use crate::{Device, Kernels};
+    let means = processes(2, |group| {
+        let mut device = EmulatedCuda::<f32>::emulated().unwrap();
+        let mut collective = device.collective(&group).unwrap();
+        let mut memory = device.buffer(vec![group.rank() as f32, 4.0]).unwrap();
+        let view = <EmulatedCuda<f32> as Device>::Kernels::view_mut(&mut memory, 2);
+        collective.mean(&mut device, view).unwrap();
+        let values = device.download(view).unwrap().into_owned();
+        group.leave();
+        values
+    });
+    assert_eq!(means, [[0.5, 4.0], [0.5, 4.0]]);
+}

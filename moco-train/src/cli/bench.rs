@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use moco_engine::group::Group;
 use moco_engine::{BnGroups, Recompute};
 use moco_image::{AugmentConfig, Rng};
 use moco_models::arch::{ArchSpec, Projector, Stem};
 use moco_models::init::initialise;
 use moco_train::compute::ComputeRecipe;
-use moco_train::data::{Channels, DataOptions, LoaderOptions};
+use moco_train::data::{Channels, DataOptions, LoaderOptions, Share};
 use moco_train::objective::{Input, Learner, MocoConfig, MocoState, Sgd, Shuffle, Views, open_learner};
 use moco_train::run::{Feed, tool_version};
 use serde_json::json;
@@ -18,6 +19,7 @@ use serde_json::json;
 use super::compute::ComputeArgs;
 use super::overrides::parse_size;
 use super::pretrain::open;
+use super::processes::ProcessArgs;
 
 /// Measures training steps of MoCo v2: the computation alone on synthetic images, or with --data all of it
 ///
@@ -76,6 +78,9 @@ pub struct Args {
 
     #[command(flatten)]
     compute: ComputeArgs,
+
+    #[command(flatten)]
+    processes: ProcessArgs,
 }
 
 /// Length of the embedding, temperature and momentum of MoCo v2.
@@ -83,11 +88,23 @@ const DIM: usize = 128;
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
-    args.compute.prepare()?;
-    let compute = args.compute.choose(ComputeRecipe::default())?;
+    let role = args.processes.role()?;
+    let threads = args.compute.prepare_as(&role)?;
+    role.join()?.run(|group| measure(args, threads, group))
+}
+
+fn measure(args: &Args, threads: usize, group: Option<Arc<Group>>) -> Result<()> {
+    let share = group.as_ref().map_or(Share::WHOLE, |group| Share { rank: group.rank(), world: group.world() });
+    let local_rank = group.as_ref().map_or(0, |group| group.place().local_rank);
+    let (compute, note) = args.compute.wish(ComputeRecipe::default())?.choose_for(local_rank)?;
+    if let Some(note) = note.filter(|_| share.rank == 0) {
+        eprintln!("{note}");
+    }
+    // Every process has batch statistics of its own.
+    let groups = if args.virtual_ranks > 1 { args.virtual_ranks } else { share.world };
     let (batch, steps) = (args.batch, args.steps);
-    if batch < 2 * args.virtual_ranks.max(1) || steps == 0 || args.queue == 0 {
-        anyhow::bail!("--batch must be at least 2 a virtual rank, --steps and --queue at least 1");
+    if batch < 2 * groups.max(1) || steps == 0 || args.queue == 0 {
+        anyhow::bail!("--batch must be at least 2 a process and virtual rank, --steps and --queue at least 1");
     }
     let [height, width] = parse_size("--size", &args.size)?.map(|side| side as usize);
     let graph = ArchSpec {
@@ -103,14 +120,14 @@ pub fn run(args: &Args) -> Result<()> {
         key_momentum: 0.999,
         symmetric: false,
         mask_same_image: false,
-        bn_groups: if args.virtual_ranks > 1 { BnGroups::Ranks(args.virtual_ranks) } else { BnGroups::Whole },
+        bn_groups: if groups > 1 { BnGroups::Ranks(groups) } else { BnGroups::Whole },
         recompute: if args.checkpoint_activations { Recompute::Blocks } else { Recompute::Nothing },
     };
     let state = MocoState::new(initialise(&graph, 0), args.queue, DIM, 0);
-    let mut moco = open_learner(&compute, &graph, config, state)?;
+    let mut moco = open_learner(&compute, &graph, &config, state, group.as_ref())?;
     let mut source = match &args.data {
-        Some(data) => Source::of_images(data, args, [height, width], &*moco)?,
-        None => Source::synthetic(batch, height * width * graph.in_channels()),
+        Some(data) => Source::of_images(data, args, [height, width], &*moco, share, threads)?,
+        None => Source::synthetic(moco.config().batch, height * width * graph.in_channels()),
     };
     let mut rng = Rng::new(0, 0);
     let sgd = Sgd { lr: 0.03, momentum: 0.9, weight_decay: 1e-4 };
@@ -136,13 +153,16 @@ pub fn run(args: &Args) -> Result<()> {
     times.sort_by(f64::total_cmp);
     let median = (times[(steps - 1) / 2] + times[steps / 2]) / 2.0;
     let images_per_s = batch as f64 / (median / 1e3);
+    if share.rank > 0 {
+        return Ok(());
+    }
     if args.json {
         let tenths = |x: f64| (x * 10.0).round() / 10.0;
         let line = json!({
             "peer": tool_version(), "arch": args.arch, "size": args.size, "batch": batch, "steps": steps,
             "warmup": args.warmup, "device": compute.device().to_string(), "precision": compute.precision(),
             "queue": args.queue, "cifar_stem": args.cifar_stem,
-            "virtual_ranks": args.virtual_ranks,
+            "virtual_ranks": args.virtual_ranks, "processes": share.world,
             "checkpoint_activations": args.checkpoint_activations, "threads": threads,
             "cores_busy": busy.map(|b| (b * 1e3).round() / 1e3),
             "data": args.data, "data_wait": args.data.as_ref().map(|_| (data_wait * 1e3).round() / 1e3),
@@ -181,15 +201,23 @@ impl Source {
         Source::Synthetic { views, images: (0..batch as u64).collect() }
     }
 
-    fn of_images(data: &Path, args: &Args, size: [usize; 2], moco: &dyn Learner) -> Result<Source> {
+    fn of_images(
+        data: &Path,
+        args: &Args,
+        size: [usize; 2],
+        moco: &dyn Learner,
+        share: Share,
+        threads: usize,
+    ) -> Result<Source> {
         let dataset = open(data, &DataOptions { channels: Channels::Rgb, ..DataOptions::default() })?;
         let view = AugmentConfig { size, ..AugmentConfig::moco_v2() };
         let options = LoaderOptions {
             batch: args.batch,
+            share,
             drop_last: true,
             seed: 0,
             views: [view.clone(), view],
-            threads: args.compute.threads,
+            threads,
             prefetch: 2,
             cache_bytes: 0,
             max_corrupt: 100,

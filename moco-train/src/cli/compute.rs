@@ -4,6 +4,8 @@ use anyhow::{Context, Result, anyhow};
 use moco_train::compute::{Compute, ComputeRecipe};
 use moco_train::eval::Extraction;
 
+use super::processes::Role;
+
 /// Flags that every computing command has.
 #[derive(clap::Args)]
 pub struct ComputeArgs {
@@ -23,10 +25,15 @@ pub struct ComputeArgs {
 impl ComputeArgs {
     /// Sets the number of threads up.
     pub fn prepare(&self) -> Result<()> {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(self.threads)
-            .build_global()
-            .with_context(|| format!("cannot start {} threads", self.threads))
+        self.prepare_as(&Role::Alone).map(|_| ())
+    }
+
+    /// [`ComputeArgs::prepare`] for one of several processes; its number of threads.
+    pub fn prepare_as(&self, role: &Role) -> Result<usize> {
+        let threads = role.threads(self.threads);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        pool.build_global().with_context(|| format!("cannot start {threads} threads"))?;
+        Ok(threads)
     }
 
     /// What a recipe wishes for, with what the flags say instead.

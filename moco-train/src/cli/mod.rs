@@ -14,6 +14,7 @@ mod import;
 mod overrides;
 mod predict;
 mod pretrain;
+mod processes;
 #[cfg(feature = "hub")]
 mod push;
 mod recipes;

@@ -9,6 +9,7 @@ use moco_train::run::{RunConfig, RunFolder, Trainer};
 
 use super::compute::ComputeArgs;
 use super::pretrain::{drive, open};
+use super::processes::{ProcessArgs, Role};
 use super::watch::Watch;
 
 /// Goes on with a run that was stopped or killed, as if it had never stopped
@@ -28,21 +29,29 @@ pub struct Args {
 
     #[command(flatten)]
     compute: ComputeArgs,
+
+    #[command(flatten)]
+    processes: ProcessArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    let role = args.processes.role()?;
     if args.run.join(super::finetune::CONFIG).exists() {
+        anyhow::ensure!(matches!(role, Role::Alone), "a fine-tuning runs in one process: leave --nproc and WORLD_SIZE out");
         return super::finetune::resume(&args.run, args.data.as_ref(), &args.compute, args.quiet);
     }
-    args.compute.prepare()?;
-    let folder = RunFolder::open(&args.run)?;
+    let threads = args.compute.prepare_as(&role)?;
+    let first = role.is_first();
+    let folder = if first { RunFolder::open(&args.run)? } else { RunFolder::look(&args.run) };
     let mut config = RunConfig::read(&folder.config_path())?;
     if let Some(data) = &args.data {
         config.source.data.clone_from(data);
     }
     config.recipe.compute = args.compute.wish(config.recipe.compute)?;
     let dataset = open(&config.source.data, &config.recipe.data_options())?;
-    let trainer = Trainer::resume(folder, config, Arc::new(dataset))?;
-    drive(trainer, args.compute.threads, Watch::new(args.quiet), &args.run)
+    role.join()?.run(|group| {
+        let trainer = Trainer::resume(folder, config, Arc::new(dataset), group)?;
+        drive(trainer, threads, Watch::new(args.quiet || !first), &args.run, first)
+    })
 }

@@ -9,5 +9,5 @@ pub(crate) mod testing;
 
 pub use dataset::{Channels, DataOptions, Dataset, DatasetKind, FileKind, Labels, ReadBuffers, Split};
 pub use error::{Error, Result};
-pub use loader::{Batch, Corrupt, Decoded, Loader, LoaderOptions, LoaderStats, batches_per_epoch};
+pub use loader::{Batch, Corrupt, Decoded, Loader, LoaderOptions, LoaderStats, Share, batches_per_epoch};
 pub use summary::{SizeBucket, Summary, summarise};

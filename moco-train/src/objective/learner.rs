@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use moco_engine::Device;
 use moco_engine::device::{DecodedBatch, HostMemory};
+use moco_engine::group::Group;
 use moco_models::Graph;
 
 use super::{Input, Moco, MocoConfig, MocoState, Sgd, Shuffle, StateRef, StepReport, Views};
@@ -64,29 +65,38 @@ pub trait Learner: Send {
     fn keys(&self) -> Result<Vec<f32>>;
     /// As [`Moco::queue_images`].
     fn queue_images(&self) -> &[u64];
+    /// As [`Moco::check_equal`].
+    ///
+    /// # Errors
+    /// As [`Moco::check_equal`].
+    fn check_equal(&self) -> Result<()>;
     /// As [`Moco::config`].
     fn config(&self) -> &MocoConfig;
     /// As [`Moco::memory_bytes`].
     fn memory_bytes(&self) -> usize;
 }
 
-/// [`Moco::on`] the device that was chosen.
+/// [`Moco::on`] the device that was chosen; with a group, one process of its training, of which `config` and `state` are the
+/// whole.
 ///
 /// # Errors
-/// As [`Moco::on`], and as [`Compute::with`].
+/// As [`Moco::on`], [`MocoConfig::of_process`] and [`Moco::join`], and as [`Compute::with`].
 pub fn open_learner(
     compute: &Compute,
     graph: &Graph,
-    config: MocoConfig,
+    config: &MocoConfig,
     state: MocoState,
+    group: Option<&Arc<Group>>,
 ) -> Result<Box<dyn Learner>> {
-    compute.with(Open { graph, config, state })
+    let config = config.of_process(group.map_or(1, |group| group.world()))?;
+    compute.with(Open { graph, config, state, group })
 }
 
 struct Open<'a> {
     graph: &'a Graph,
     config: MocoConfig,
     state: MocoState,
+    group: Option<&'a Arc<Group>>,
 }
 
 impl OnDevice for Open<'_> {
@@ -94,7 +104,11 @@ impl OnDevice for Open<'_> {
     type Error = Error;
 
     fn on<D: Device + 'static>(self, device: D) -> Result<Box<dyn Learner>> {
-        Ok(Box::new(Moco::on(device, self.graph, self.config, self.state)?))
+        let mut moco = Moco::on(device, self.graph, self.config, self.state)?;
+        if let Some(group) = self.group {
+            moco.join(group)?;
+        }
+        Ok(Box::new(moco))
     }
 }
 
@@ -148,6 +162,10 @@ where
 
     fn queue_images(&self) -> &[u64] {
         Moco::queue_images(self)
+    }
+
+    fn check_equal(&self) -> Result<()> {
+        Moco::check_equal(self)
     }
 
     fn config(&self) -> &MocoConfig {

@@ -5,135 +5,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use moco_engine::device::{Buffer, ContrastInputs, DecodedBatch, HostMemory, SgdUpdate, View};
+use moco_engine::group::Group;
 use moco_engine::ops::{InfoNce, SameImage};
-use moco_engine::{BnGroups, Cpu, Device, Kernels, Mode, PlanConfig, Recompute};
+use moco_engine::{Cpu, Device, Kernels, Mode, PlanConfig};
 use moco_models::{Graph, Weights};
 
+use super::others::Others;
 use super::queue::advance;
-use super::{Encoder, MocoState, QueueRef, Shuffle, StateRef};
-use crate::recipe::{GroupKind, Recipe};
+use super::{Encoder, Input, MocoConfig, MocoState, QueueRef, Sgd, Shuffle, StateRef, StepReport, Views};
 use crate::{Error, Result};
-
-/// What decides a step, beside the weights.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MocoConfig {
-    /// Most images in a step.
-    pub batch: usize,
-    /// Height and width of a view in pixels.
-    pub size: [usize; 2],
-    /// Divides the similarities.
-    pub temperature: f64,
-    /// Momentum of the key encoder.
-    pub key_momentum: f64,
-    /// Both views are queries; their losses are added.
-    pub symmetric: bool,
-    /// Leaves older keys of the query's own image out of its negatives.
-    pub mask_same_image: bool,
-    /// Who shares batch statistics.
-    pub bn_groups: BnGroups,
-    /// What the query encoder computes twice to save memory.
-    pub recompute: Recompute,
-}
-
-impl MocoConfig {
-    /// From a recipe.
-    pub fn new(recipe: &Recipe) -> MocoConfig {
-        let count = recipe.batch_norm.count;
-        MocoConfig {
-            batch: recipe.optim.batch,
-            size: recipe.augment.size,
-            temperature: recipe.method.temperature,
-            key_momentum: recipe.method.key_momentum,
-            symmetric: recipe.method.symmetric,
-            mask_same_image: recipe.method.mask_same_image,
-            bn_groups: match recipe.batch_norm.groups {
-                GroupKind::Ranks if count > 1 => BnGroups::Ranks(count),
-                GroupKind::Interleaved if count > 1 => BnGroups::Interleaved(count),
-                _ => BnGroups::Whole,
-            },
-            recompute: match recipe.compute.checkpoint_activations {
-                true => Recompute::Blocks,
-                false => Recompute::Nothing,
-            },
-        }
-    }
-
-    /// Directions of the contrast: 2 when symmetric.
-    pub fn directions(&self) -> usize {
-        if self.symmetric { 2 } else { 1 }
-    }
-
-    /// Fewest images of a step: every group of statistics gets two.
-    pub fn least_batch(&self) -> usize {
-        match self.bn_groups {
-            BnGroups::Whole => 2,
-            BnGroups::Ranks(groups) | BnGroups::Interleaved(groups) => 2 * groups,
-        }
-    }
-
-    /// The plan of an encoder.
-    pub fn plan(&self, mode: Mode) -> PlanConfig {
-        let [height, width] = self.size;
-        PlanConfig::new(self.batch, height, width, mode)
-            .with_bn_groups(self.bn_groups)
-            .with_recompute(self.recompute)
-            .with_taps(&["projection"])
-    }
-}
-
-/// Two views of each image of a batch, [n, height, width, channels] each, and the images' numbers [n].
-#[derive(Clone, Copy, Debug)]
-pub struct Views<'a> {
-    /// The views.
-    pub views: [&'a [f32]; 2],
-    /// Which images they show.
-    pub images: &'a [u64],
-}
-
-/// What a step learns from.
-#[derive(Clone, Copy, Debug)]
-pub enum Input<'a> {
-    /// Views on the host.
-    Views(&'a Views<'a>),
-    /// The views of the batch that was sent first and not used yet; these are its images' numbers [n].
-    Sent(&'a [u64]),
-    /// The views of the last step once more, on a device that keeps them, which is one that makes views.
-    Again(&'a [u64]),
-}
-
-impl<'a> Input<'a> {
-    /// The images' numbers [n].
-    pub fn images(&self) -> &'a [u64] {
-        match self {
-            Input::Views(views) => views.images,
-            Input::Sent(images) | Input::Again(images) => images,
-        }
-    }
-}
-
-/// SGD with momentum, for one step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sgd {
-    /// Learning rate.
-    pub lr: f64,
-    /// Momentum.
-    pub momentum: f64,
-    /// Weight decay, on every parameter.
-    pub weight_decay: f64,
-}
-
-/// What a step tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct StepReport {
-    /// Loss as it is minimised, in nats; the sum of both directions when symmetric.
-    pub loss: f64,
-    /// Share of the queries whose positive is the most similar of K + 1.
-    pub accuracy: f64,
-    /// Mean q · k over positives.
-    pub positive_similarity: f64,
-    /// Mean q · k over negatives.
-    pub negative_similarity: f64,
-}
 
 /// A training in the memory of a device.
 pub struct Moco<D: Device = Cpu> {
@@ -167,6 +47,8 @@ struct Contrast<D: Device> {
     d_query: Buffer<D>,          // [batch, dim]
     shuffled: Option<Buffer<D>>, // [batch, height, width, channels], made when it is first needed
     n: usize,
+    /// The processes that train together with this one.
+    others: Option<Others<D>>,
 }
 
 /// The dictionary: its keys on the device, which image each came from on the host.
@@ -218,6 +100,7 @@ impl<D: Device> Moco<D> {
             d_query: rows(&mut device)?,
             shuffled: None,
             n: 0,
+            others: None,
             device,
             config,
         };
@@ -225,8 +108,24 @@ impl<D: Device> Moco<D> {
         Ok(Moco { graph: graph.clone(), contrast, views, sent, current: None, spare: None, launched: None })
     }
 
+    /// Makes it one process of a training: the batch of a step is that of all processes, of which each gives its slice, in the
+    /// order of their numbers; gradients are averaged and every process enqueues all keys. All processes begin with the same
+    /// state and make the same calls.
+    ///
+    /// # Errors
+    /// As [`Device::collective`].
+    pub fn join(&mut self, group: &Arc<Group>) -> Result<()>
+    where
+        D: 'static,
+    {
+        let Contrast { device, config, queue, others, .. } = &mut self.contrast;
+        *others = Some(Others::new(device, group, config, queue.dim)?);
+        Ok(())
+    }
+
     /// One step of Algorithm 1.
-    /// - `shuffles`: one permutation of the n images per direction; none = no shuffling.
+    /// - `batch`: this process's images.
+    /// - `shuffles`: one permutation of the images of all processes per direction; none = no shuffling.
     ///
     /// # Errors
     /// [`Error::Engine`] where lengths do not fit; the query's weights have not moved then.
@@ -252,6 +151,7 @@ impl<D: Device> Moco<D> {
     /// As [`Moco::step`].
     pub fn launch(&mut self, input: Input<'_>, shuffles: &[Shuffle], sgd: &Sgd) -> Result<()> {
         let images = input.images();
+        let everyone = self.contrast.others.as_ref().map(|others| others.images(images)).transpose()?;
         if let Input::Sent(_) = input {
             self.make_views(images.len())?;
         }
@@ -278,8 +178,8 @@ impl<D: Device> Moco<D> {
         if contrast.config.symmetric {
             losses.push(contrast.direction(1, view_2, view_1, images, shuffles.get(1))?);
         }
-        contrast.learn(sgd);
-        contrast.enqueue(images);
+        contrast.learn(sgd)?;
+        contrast.enqueue(everyone.as_deref().unwrap_or(images))?;
         self.launched = Some((images.len(), losses));
         Ok(())
     }
@@ -299,7 +199,12 @@ impl<D: Device> Moco<D> {
         }
         // Everything that reads this batch is done.
         self.spare = self.current.take().or(self.spare.take());
-        Ok(report(&results[..directions], *n))
+        let results = &mut results[..directions];
+        let n = match &self.contrast.others {
+            Some(others) => others.sum_up(results, *n)?,
+            None => *n,
+        };
+        Ok(StepReport::new(results, n))
     }
 
     /// Makes both views of the batch that was sent first.
@@ -408,12 +313,16 @@ impl<D: Device> Moco<D> {
         Ok(self.contrast.device.download(self.contrast.query.embeddings())?)
     }
 
-    /// Keys of the last step [directions · n, dim], as they were enqueued.
+    /// Keys of the last step [directions · n, dim] of all processes, as they were enqueued.
     ///
     /// # Errors
     /// As [`Device::download`].
     pub fn keys(&self) -> Result<Vec<f32>> {
-        let Contrast { device, keys, queue, n, .. } = &self.contrast;
+        let Contrast { device, keys, queue, n, others, .. } = &self.contrast;
+        let (keys, n) = match others {
+            Some(others) => (others.keys(), *n * others.world()),
+            None => (&keys[..], *n),
+        };
         let mut all = vec![];
         for keys in keys.iter().rev() {
             all.extend_from_slice(&device.download(D::Kernels::view(keys, n * queue.dim))?);
@@ -421,7 +330,24 @@ impl<D: Device> Moco<D> {
         Ok(all)
     }
 
-    /// What decides a step.
+    /// Whether all processes still hold the same weights and the same queue; alone, it is always so.
+    ///
+    /// # Errors
+    /// [`Error::Run`] naming a process and what it holds that process 0 does not; as [`Device::download`].
+    pub fn check_equal(&self) -> Result<()> {
+        let Some(others) = &self.contrast.others else { return Ok(()) };
+        let StateRef { query, key, velocity, queue } = self.state()?;
+        let images = [queue.images(), &[queue.pointer() as u64]].concat();
+        others.check_equal(&[
+            ("weights of the query encoder", bytemuck::cast_slice(&query.params)),
+            ("weights of the key encoder", bytemuck::cast_slice(&key.params)),
+            ("velocities", bytemuck::cast_slice(&velocity)),
+            ("keys in the queue", bytemuck::cast_slice(queue.keys())),
+            ("images of the queue", bytemuck::cast_slice(&images)),
+        ])
+    }
+
+    /// What decides a step; of this process's part, where there are others.
     pub fn config(&self) -> &MocoConfig {
         &self.contrast.config
     }
@@ -463,9 +389,20 @@ impl<D: Device> Contrast<D> {
                     Some(shuffled) => shuffled,
                     none => none.insert(device.buffer(vec![0.0; len / n * config.batch])?),
                 };
-                device.gather_rows(key_view, shuffle.order(), D::Kernels::view_mut(shuffled, len));
-                let encoded = key.encode(device, D::Kernels::view(shuffled, len), n)?;
-                device.scatter_rows(encoded, shuffle.order(), keys); // k [n, dim], no gradient
+                let shuffled = D::Kernels::view_mut(shuffled, len);
+                match &mut self.others {
+                    Some(others) => {
+                        let routes = others.routes(shuffle, n)?;
+                        others.move_rows(device, &routes, key_view, shuffled)?;
+                        let encoded = key.encode(device, shuffled, n)?;
+                        others.move_rows(device, &routes.back(), encoded, keys)?;
+                    }
+                    None => {
+                        device.gather_rows(key_view, shuffle.order(), shuffled);
+                        let encoded = key.encode(device, shuffled, n)?;
+                        device.scatter_rows(encoded, shuffle.order(), keys); // k [n, dim], no gradient
+                    }
+                }
             }
             None => {
                 let encoded = key.encode(device, key_view, n)?;
@@ -491,42 +428,41 @@ impl<D: Device> Contrast<D> {
     }
 
     /// SGD on the query encoder, with the gradients of all directions.
-    fn learn(&mut self, sgd: &Sgd) {
+    fn learn(&mut self, sgd: &Sgd) -> Result<()> {
         let gradients = D::Kernels::view_mut(&mut self.gradients, self.params);
         if let Some(more) = &self.more_gradients {
             self.device.add_assign(D::Kernels::view(more, self.params), gradients);
+        }
+        if let Some(others) = &mut self.others {
+            others.average(&mut self.device, gradients)?;
         }
         let velocity = D::Kernels::view_mut(&mut self.velocity, self.params);
         let (lr, momentum, weight_decay) = (sgd.lr as f32, sgd.momentum as f32, sgd.weight_decay as f32);
         let update = SgdUpdate { lr, momentum, weight_decay };
         self.device.sgd_momentum(self.query.params_mut(), gradients, velocity, &update);
+        Ok(())
     }
 
     /// The keys of this step replace the oldest; those of view 1, which the second direction made, come first.
-    fn enqueue(&mut self, images: &[u64]) {
+    fn enqueue(&mut self, images: &[u64]) -> Result<()> {
         let Queue { dim, keys: ring, images: of, pointer } = &mut self.queue;
-        for keys in self.keys.iter().rev() {
+        let own = &self.keys;
+        let keys = match &mut self.others {
+            Some(others) => others.all_keys(&mut self.device, own, self.n * *dim)?,
+            None => own,
+        };
+        for keys in keys.iter().rev() {
             let keys = D::Kernels::view(keys, images.len() * *dim);
             self.device.enqueue(keys, *dim, *pointer, D::Kernels::view_mut(ring, of.len() * *dim));
             *pointer = advance(of, *pointer, images);
         }
+        Ok(())
     }
 }
 
 impl<D: Device> Queue<D> {
     fn keys(&self) -> &View<D> {
         D::Kernels::view(&self.keys, self.images.len() * self.dim)
-    }
-}
-
-fn report(directions: &[InfoNce], n: usize) -> StepReport {
-    let count = directions.len() as f64;
-    let mean = |f: fn(&InfoNce) -> f64| directions.iter().map(f).sum::<f64>() / count;
-    StepReport {
-        loss: directions.iter().map(|d| d.loss).sum(),
-        accuracy: mean(|d| d.correct as f64) / n as f64,
-        positive_similarity: mean(|d| d.positive_similarity),
-        negative_similarity: mean(|d| d.negative_similarity),
     }
 }
 

@@ -5,6 +5,8 @@ use moco_image::Rng;
 use moco_models::arch::{ArchSpec, Projector, Stem};
 use moco_models::init::initialise;
 
+use moco_engine::{BnGroups, Recompute};
+
 use super::*;
 
 const DIM: usize = 8;

@@ -124,8 +124,8 @@ mod tests {
     use moco_models::init::initialise;
 
     use super::*;
-    use crate::data::DataOptions;
     use crate::data::testing::write_png;
+    use crate::data::{DataOptions, Share};
     use crate::objective::{Moco, MocoConfig, MocoState};
 
     #[test]
@@ -137,6 +137,7 @@ mod tests {
         let view = AugmentConfig { size: [16, 16], ..AugmentConfig::moco_v2() };
         let options = LoaderOptions {
             batch: 8,
+            share: Share::WHOLE,
             drop_last: false,
             seed: 3,
             views: [view.clone(), view],

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use super::RunConfig;
 use crate::{Error, Result};
 
-/// A run's folder, held by this process alone until dropped.
+/// A run's folder, held by this process alone until dropped, unless it only looks.
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl RunFolder {
@@ -56,6 +56,11 @@ impl RunFolder {
         RunFolder::lock(path)
     }
 
+    /// A folder in which another process of the same run is at work: to be read only.
+    pub fn look(path: &Path) -> RunFolder {
+        RunFolder { path: path.to_path_buf(), _lock: None }
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
@@ -90,7 +95,7 @@ impl RunFolder {
         let lock_path = path.join(".lock");
         let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(RunFolder { path: path.to_path_buf(), _lock: lock }),
+            Ok(()) => Ok(RunFolder { path: path.to_path_buf(), _lock: Some(lock) }),
             Err(TryLockError::WouldBlock) => {
                 Err(Error::Run(format!("another process is at work in {}; wait for it or stop it", path.display())))
             }

@@ -117,7 +117,7 @@ fn compute_per_image(config: &RunConfig, compute: &Compute, graph: &Graph) -> Re
     let moco_config = MocoConfig { batch: n, bn_groups: BnGroups::Whole, mask_same_image: false, ..full };
     let queue = config.recipe.method.queue.min(QUEUE);
     let state = MocoState::new(initialise(graph, 0), queue, config.recipe.model.dim, 0);
-    let mut moco = open_learner(compute, graph, moco_config, state)?;
+    let mut moco = open_learner(compute, graph, &moco_config, state, None)?;
     let mut rng = Rng::new(0, 0);
     let views: Vec<f32> = (0..n * height * width * config.source.channels).map(|_| rng.normal() as f32).collect();
     let images: Vec<u64> = (0..n as u64).collect();

@@ -1,22 +1,24 @@
 //! The loop: batches in, steps, records and checkpoints out. Everything random is a function of the seed and the place
 //! in the run, so that a resumed run cannot be told from one that was never stopped.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use moco_engine::group::Group;
 use moco_image::Rng;
 use moco_models::Graph;
 use moco_models::init::initialise;
 
 use super::feed::{Feed, input};
+use super::log::Log;
 use super::monitor::Monitor;
-use super::{
-    Checkpoints, EvalRecord, EventWriter, MetricsWriter, Progress, Record, RunConfig, RunFolder, StepRecord, result,
-};
+use super::processes::{Note, Processes};
+use super::{Checkpoints, EvalRecord, Progress, RunConfig, RunFolder, StepRecord, result};
 use crate::compute::Compute;
-use crate::data::{Batch, Dataset, LoaderOptions};
+use crate::data::{Batch, Dataset, LoaderOptions, Share};
 use crate::health::{Context, HealthReport, HealthTracker, SUSPICIOUS_ACCURACY};
 use crate::objective::{
     Learner, MocoConfig, MocoState, Sgd, Shuffle, StepReport, Views, open_learner, same_image_share,
@@ -88,7 +90,7 @@ pub enum Outcome {
     },
 }
 
-/// A run, ready for its next step.
+/// A run, ready for its next step; or the part of one of several processes in it, of which the first writes.
 pub struct Trainer {
     folder: RunFolder,
     config: RunConfig,
@@ -101,36 +103,58 @@ pub struct Trainer {
     monitor: Option<Monitor>,
     notes: Vec<String>,
     compute: Compute,
+    processes: Processes,
 }
 
 impl Trainer {
-    /// Starts a run in a new folder; nothing is written if anything does not fit.
+    /// Starts a run in a new folder; nothing is written if anything does not fit. With a group, every process of it does.
     ///
     /// # Errors
     /// [`Error::Run`] if the folder exists, others for data, recipe and memory.
-    pub fn create(path: &Path, mut config: RunConfig, dataset: Arc<Dataset>) -> Result<Trainer> {
-        RunFolder::check_free(path)?;
-        let (compute, note) = config.recipe.compute.choose()?;
+    pub fn create(
+        path: &Path,
+        mut config: RunConfig,
+        dataset: Arc<Dataset>,
+        group: Option<Arc<Group>>,
+    ) -> Result<Trainer> {
+        let processes = Processes::new(group);
+        if processes.is_first() {
+            RunFolder::check_free(path)?;
+        }
+        let mut notes: Vec<String> = processes.spread(&mut config.recipe)?.into_iter().collect();
+        processes.check_same(&config)?;
+        let (compute, note) = config.recipe.compute.choose_for(processes.local_rank())?;
+        notes.extend(note);
         config.recipe.compute = config.recipe.compute.on(&compute);
         let plan = RunPlan::new(&config, dataset.len())?;
         let graph = config.recipe.arch(config.source.channels).build()?;
         let recipe = &config.recipe;
         let state = first_state(&graph, recipe);
-        let moco = open_learner(&compute, &graph, MocoConfig::new(recipe), state)?;
-        let monitor = Monitor::new(&config, &dataset, compute)?;
-        let folder = RunFolder::create(path, &config)?;
+        let moco = open_learner(&compute, &graph, &MocoConfig::new(recipe), state, processes.group())?;
+        let monitor = monitor(&processes, &config, &dataset, compute)?;
+        let folder = match processes.is_first() {
+            true => RunFolder::create(path, &config)?,
+            false => RunFolder::look(path),
+        };
         let health = HealthTracker::new(recipe.model.dim);
-        let notes = note.into_iter().collect();
-        let trainer = Trainer { folder, plan, graph, dataset, moco, health, step: 0, monitor, notes, config, compute };
+        let trainer =
+            Trainer { folder, plan, graph, dataset, moco, health, step: 0, monitor, notes, config, compute, processes };
         trainer.save()?;
         Ok(trainer)
     }
 
-    /// Goes on with a run from its newest good checkpoint, or from the start if it was killed before the first.
+    /// Goes on with a run from its newest good checkpoint, or from the start if it was killed before the first. With a group,
+    /// every process of it does, all with the same folder; all but the first only [look](RunFolder::look) at it.
     ///
     /// # Errors
     /// [`Error::Run`] if the data set has changed or every checkpoint is damaged.
-    pub fn resume(folder: RunFolder, config: RunConfig, dataset: Arc<Dataset>) -> Result<Trainer> {
+    pub fn resume(
+        folder: RunFolder,
+        mut config: RunConfig,
+        dataset: Arc<Dataset>,
+        group: Option<Arc<Group>>,
+    ) -> Result<Trainer> {
+        let processes = Processes::new(group);
         if dataset.len() != config.source.images {
             return Err(Error::Run(format!(
                 "{} had {} images when the run was started and has {} now: the run cannot go on as it would have; \
@@ -140,14 +164,16 @@ impl Trainer {
                 dataset.len()
             )));
         }
+        let spread = processes.spread(&mut config.recipe)?;
+        processes.check_same(&config)?;
         let plan = RunPlan::new(&config, dataset.len())?;
         let graph = config.recipe.arch(config.source.channels).build()?;
-        let (compute, note) = config.recipe.compute.choose()?;
-        let Newest { step, state, health, mut notes } = newest(&folder, &graph, &config.recipe)?;
-        notes.extend(note);
-        let moco = open_learner(&compute, &graph, MocoConfig::new(&config.recipe), state)?;
-        let monitor = Monitor::new(&config, &dataset, compute)?;
-        Ok(Trainer { folder, plan, graph, dataset, moco, health, step, monitor, notes, config, compute })
+        let (compute, note) = config.recipe.compute.choose_for(processes.local_rank())?;
+        let Newest { step, state, health, mut notes } = newest(&folder, &graph, &config.recipe, &processes)?;
+        notes.extend(spread.into_iter().chain(note));
+        let moco = open_learner(&compute, &graph, &MocoConfig::new(&config.recipe), state, processes.group())?;
+        let monitor = monitor(&processes, &config, &dataset, compute)?;
+        Ok(Trainer { folder, plan, graph, dataset, moco, health, step, monitor, notes, config, compute, processes })
     }
 
     /// How long the run is.
@@ -165,35 +191,43 @@ impl Trainer {
         self.step
     }
 
-    /// Runs until the end, or until `stop` becomes true.
+    /// Runs until the end, or until `stop` becomes true in any of its processes. Only the first process tells its observer more
+    /// than nothing.
     ///
     /// # Errors
-    /// [`Error::Run`] when the loss is not a number any more; the last checkpoint stays. Others for data and disk.
+    /// [`Error::Run`] when the loss is not a number any more; the last checkpoint stays. Others for data and disk, and
+    /// [`Error::Engine`] if a process is lost.
     pub fn run(&mut self, threads: usize, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Outcome> {
-        let mut log = Log::open(&self.folder, self.step)?;
-        self.notes.drain(..).for_each(|note| observer.note(&note));
-        observer.started(&self.plan, self.step);
+        let first = self.processes.is_first();
+        let mut log = if first { Some(Log::open(&self.folder, self.step)?) } else { None };
+        let notes = self.processes.agree(Note { said: std::mem::take(&mut self.notes), ..Note::default() })?.said;
+        if first {
+            notes.iter().collect::<BTreeSet<_>>().into_iter().for_each(|note| observer.note(note));
+            observer.started(&self.plan, self.step);
+        }
         if self.step < self.plan.steps()
-            && let Some(stopped) = self.steps(threads, &mut log, observer, stop)?
+            && let Some(stopped) = self.steps(threads, log.as_mut(), observer, stop)?
         {
             return Ok(stopped);
         }
-        log.sync()?;
-        let query = self.moco.state()?.query.into_owned();
-        result::write(&self.folder, &self.config, &self.graph, &query)?;
+        if let Some(log) = &mut log {
+            log.sync()?;
+            let query = self.moco.state()?.query.into_owned();
+            result::write(&self.folder, &self.config, &self.graph, &query)?;
+        }
         Ok(Outcome::Finished)
     }
 
     fn steps(
         &mut self,
         threads: usize,
-        log: &mut Log,
+        mut log: Option<&mut Log>,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Option<Outcome>> {
         let recipe = self.config.recipe.clone();
         let RunPlan { steps_per_epoch, epochs, .. } = self.plan;
-        let options = loader_options(&self.config, threads);
+        let options = LoaderOptions { share: self.processes.share(), ..loader_options(&self.config, threads) };
         let (epoch, place) = (self.step / steps_per_epoch, (self.step % steps_per_epoch) as usize);
         let on_device = recipe.compute.augment_on_device;
         let mut feed = Feed::start(self.dataset.clone(), options, &*self.moco, on_device, (epoch, place))?;
@@ -204,34 +238,47 @@ impl Trainer {
             let lr = recipe.schedule.lr(recipe.optim.lr, self.step, steps_per_epoch, epochs);
             let (report, images) = self.learn(&mut feed, &batch, lr)?;
             let elapsed = begin.elapsed().as_secs_f64().max(1e-9);
-            let record = StepRecord {
-                step: self.step,
-                epoch: batch.epoch,
-                loss: report.loss,
-                acc1: report.accuracy,
-                lr,
-                images: batch.n,
-                images_per_s: batch.n as f64 / elapsed,
-                data_wait: (waited.as_secs_f64() / elapsed).min(1.0),
-                pos_sim: report.positive_similarity,
-                neg_sim: report.negative_similarity,
-            };
-            log.step(&record)?;
-            observer.step(&record);
-            let corrupt = feed.corrupt();
-            for c in corrupt.iter().skip(known_corrupt) {
-                observer.note(&format!("skipped an image that cannot be read: {}: {}", c.name, c.reason));
+            let n = batch.n * self.processes.world();
+            if let Some(log) = &mut log {
+                let record = StepRecord {
+                    step: self.step,
+                    epoch: batch.epoch,
+                    loss: report.loss,
+                    acc1: report.accuracy,
+                    lr,
+                    images: n,
+                    images_per_s: n as f64 / elapsed,
+                    data_wait: (waited.as_secs_f64() / elapsed).min(1.0),
+                    pos_sim: report.positive_similarity,
+                    neg_sim: report.negative_similarity,
+                };
+                log.step(&record)?;
+                observer.step(&record);
             }
-            known_corrupt = known_corrupt.max(corrupt.len());
-
             let is_last = self.step == self.plan.steps();
-            if self.step.is_multiple_of(recipe.run.health_every_steps) || is_last {
-                self.report_health(&batch, &images, log, observer)?;
+            let corrupt = feed.corrupt();
+            let said = corrupt
+                .iter()
+                .skip(known_corrupt)
+                .map(|c| format!("skipped an image that cannot be read: {}: {}", c.name, c.reason));
+            let due = self.step.is_multiple_of(recipe.run.checkpoint_every_steps)
+                || saved_at.elapsed().as_secs() >= recipe.run.checkpoint_every_secs
+                || self.is_kept_for_good(self.step);
+            let note = Note { stop: stop.load(Ordering::Relaxed), save: due || is_last, said: said.collect() };
+            known_corrupt = known_corrupt.max(corrupt.len());
+            let note = self.processes.agree(note)?;
+
+            if let Some(log) = &mut log {
+                note.said.iter().for_each(|text| observer.note(text));
+                if self.step.is_multiple_of(recipe.run.health_every_steps) || is_last {
+                    self.report_health(&batch, &images, log, observer)?;
+                }
             }
             drop(batch);
             let every = recipe.run.monitor_every_epochs;
             let monitored = every > 0 && self.step.is_multiple_of(steps_per_epoch * every);
             if let Some(monitor) = &self.monitor
+                && let Some(log) = &mut log
                 && (monitored || is_last)
             {
                 let epochs_done = self.step / steps_per_epoch;
@@ -240,16 +287,14 @@ impl Trainer {
                 log.eval(&record)?;
                 observer.eval(&record);
             }
-            let stopping = stop.load(Ordering::Relaxed);
-            let due = self.step.is_multiple_of(recipe.run.checkpoint_every_steps)
-                || saved_at.elapsed().as_secs() >= recipe.run.checkpoint_every_secs
-                || self.is_kept_for_good(self.step);
-            if due || is_last || stopping {
-                log.sync()?;
+            if note.save || note.stop {
+                if let Some(log) = &mut log {
+                    log.sync()?;
+                }
                 self.save()?;
                 saved_at = Instant::now();
             }
-            if stopping && !is_last {
+            if note.stop && !is_last {
                 return Ok(Some(Outcome::Stopped { step: self.step }));
             }
         }
@@ -259,7 +304,8 @@ impl Trainer {
     fn learn(&mut self, feed: &mut Feed, batch: &Batch, lr: f64) -> Result<(StepReport, Vec<u64>)> {
         let recipe = &self.config.recipe;
         let images: Vec<u64> = batch.indices.iter().map(|&i| i as u64).collect();
-        let shuffles = shuffles(self.moco.config(), recipe.batch_norm.shuffle, recipe.run.seed, self.step, batch.n);
+        let (whole, n) = (MocoConfig::new(recipe), batch.n * self.processes.world());
+        let shuffles = shuffles(&whole, recipe.batch_norm.shuffle, recipe.run.seed, self.step, n);
         let sgd = Sgd { lr, momentum: recipe.optim.momentum, weight_decay: recipe.optim.weight_decay };
         let report = feed.step(batch, &images, &mut *self.moco, &shuffles, &sgd)?;
         self.step += 1;
@@ -271,7 +317,9 @@ impl Trainer {
                 report.loss, self.step, recipe.optim.lr
             )));
         }
-        self.health.add(&report, &self.moco.embeddings()?);
+        if self.processes.is_first() {
+            self.health.add(&report, &self.moco.embeddings()?);
+        }
         Ok((report, images))
     }
 
@@ -304,6 +352,10 @@ impl Trainer {
     }
 
     fn save(&self) -> Result<()> {
+        self.moco.check_equal()?;
+        if !self.processes.is_first() {
+            return Ok(());
+        }
         let state = self.moco.state()?;
         let seed = self.config.recipe.run.seed;
         let progress = Progress::new(self.step, seed, state.queue.pointer(), self.health.clone());
@@ -331,8 +383,33 @@ struct Newest {
     notes: Vec<String>,
 }
 
+/// As [`newest_here`] in the first process; in all others the same.
+fn newest(folder: &RunFolder, graph: &Graph, recipe: &Recipe, processes: &Processes) -> Result<Newest> {
+    let found = if processes.is_first() { Some(newest_here(folder, graph, recipe)?) } else { None };
+    let step = processes.of_first(found.as_ref().map_or(0, |found| found.step))?;
+    let health = HealthTracker::new(recipe.model.dim);
+    match found {
+        Some(found) => Ok(found),
+        None if step == 0 => Ok(Newest { step, state: first_state(graph, recipe), health, notes: vec![] }),
+        None => {
+            let (state, _) = Checkpoints::new(&folder.checkpoints_path()).load(graph, step)?;
+            Ok(Newest { step, state, health, notes: vec![] })
+        }
+    }
+}
+
+/// Only the first process evaluates.
+fn monitor(
+    processes: &Processes,
+    config: &RunConfig,
+    dataset: &Arc<Dataset>,
+    compute: Compute,
+) -> Result<Option<Monitor>> {
+    if processes.is_first() { Monitor::new(config, dataset, compute) } else { Ok(None) }
+}
+
 /// The newest checkpoint that can be read; steps after it are done again, with the same result.
-fn newest(folder: &RunFolder, graph: &Graph, recipe: &Recipe) -> Result<Newest> {
+fn newest_here(folder: &RunFolder, graph: &Graph, recipe: &Recipe) -> Result<Newest> {
     let checkpoints = Checkpoints::new(&folder.checkpoints_path());
     let steps = checkpoints.steps()?;
     let mut notes = vec![];
@@ -368,6 +445,7 @@ pub fn loader_options(config: &RunConfig, threads: usize) -> LoaderOptions {
     let recipe = &config.recipe;
     LoaderOptions {
         batch: recipe.optim.batch,
+        share: Share::WHOLE,
         drop_last: recipe.optim.drop_last,
         seed: recipe.run.seed,
         views: [recipe.augment.clone(), recipe.augment.clone()],
@@ -375,62 +453,5 @@ pub fn loader_options(config: &RunConfig, threads: usize) -> LoaderOptions {
         prefetch: 2,
         cache_bytes: recipe.data.cache_mib << 20,
         max_corrupt: recipe.data.max_corrupt,
-    }
-}
-
-/// `metrics.jsonl` and TensorBoard's file together.
-struct Log {
-    metrics: MetricsWriter,
-    events: EventWriter,
-    flushed: Instant,
-}
-
-impl Log {
-    fn open(folder: &RunFolder, step: u64) -> Result<Log> {
-        Ok(Log {
-            metrics: MetricsWriter::open(&folder.metrics_path(), step)?,
-            events: EventWriter::create(&folder.events_path(), step + 1)?,
-            flushed: Instant::now(),
-        })
-    }
-
-    fn step(&mut self, r: &StepRecord) -> Result<()> {
-        self.metrics.write(&Record::Step(r.clone()))?;
-        let values = [
-            ("train/loss", r.loss),
-            ("train/acc1", r.acc1),
-            ("train/lr", r.lr),
-            ("train/images_per_s", r.images_per_s),
-            ("train/data_wait", r.data_wait),
-            ("train/positive_similarity", r.pos_sim),
-            ("train/negative_similarity", r.neg_sim),
-        ];
-        self.events.scalars(r.step, &values)?;
-        if self.flushed.elapsed().as_secs() >= 2 {
-            self.events.flush()?;
-            self.flushed = Instant::now();
-        }
-        Ok(())
-    }
-
-    fn eval(&mut self, r: &EvalRecord) -> Result<()> {
-        self.metrics.write(&Record::Eval(r.clone()))?;
-        self.events.scalars(r.step, &[(&format!("eval/{}", r.metric), r.value)])
-    }
-
-    fn health(&mut self, r: &HealthReport) -> Result<()> {
-        self.metrics.write(&Record::Health(r.clone()))?;
-        let values = [
-            ("health/loss_of_chance", r.loss / r.chance),
-            ("health/std_of_even_spread", r.feature_std / r.ideal_std),
-            ("health/effective_rank", r.effective_rank),
-            ("health/same_image_share", r.same_image_share),
-        ];
-        self.events.scalars(r.step, &values)
-    }
-
-    fn sync(&mut self) -> Result<()> {
-        self.events.flush()?;
-        self.metrics.sync()
     }
 }

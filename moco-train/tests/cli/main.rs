@@ -2,5 +2,6 @@
 
 mod commands;
 mod data;
+mod processes;
 mod resume;
 mod support;

@@ -52,7 +52,7 @@ impl Maker {
         epoch: u64,
         step: usize,
     ) -> Self {
-        let order = Order::new(options.seed, dataset.len(), options.batch, options.drop_last, epoch, step);
+        let order = Order::new(&options, dataset.len(), epoch, step);
         let cached = options.cache_bytes > 0 && !dataset.in_memory();
         let cache = Cache::new(if cached { dataset.len() } else { 0 }, options.cache_bytes);
         Self {

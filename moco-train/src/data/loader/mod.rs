@@ -25,8 +25,10 @@ pub use order::batches_per_epoch;
 /// How batches are made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoaderOptions {
-    /// Images a batch.
+    /// Images a batch, over all processes.
     pub batch: usize,
+    /// The part of every batch that is made here.
+    pub share: Share,
     /// Leaves out a last batch that is not full; otherwise it comes with `n < batch`.
     pub drop_last: bool,
     /// Fixes the order of images and every view.
@@ -44,11 +46,25 @@ pub struct LoaderOptions {
     pub max_corrupt: usize,
 }
 
+/// The part of one of several processes that train together: an equal slice of every batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Number of the process.
+    pub rank: usize,
+    /// Number of processes.
+    pub world: usize,
+}
+
+impl Share {
+    /// Whole batches.
+    pub const WHOLE: Share = Share { rank: 0, world: 1 };
+}
+
 impl LoaderOptions {
     /// Bytes of the batch buffers: those made ahead and the one in use.
     pub fn buffer_bytes(&self, channels: usize) -> u64 {
         let values: u64 = self.views.iter().map(|view| (view.size[0] * view.size[1] * channels) as u64).sum();
-        (self.prefetch as u64 + 1) * self.batch as u64 * values * 4
+        (self.prefetch as u64 + 1) * (self.batch / self.share.world.max(1)) as u64 * values * 4
     }
 }
 
@@ -337,6 +353,14 @@ fn check(dataset: &Dataset, options: &LoaderOptions, step: usize) -> Result<()> 
     let option = |text: String| Err(Error::Option(text));
     if options.batch == 0 || options.prefetch == 0 {
         return option("batch and prefetch must be at least 1".into());
+    }
+    let Share { rank, world } = options.share;
+    if world == 0 || rank >= world || (world > 1 && !(options.drop_last && options.batch.is_multiple_of(world))) {
+        return option(format!(
+            "process {rank} of {world} has no equal part of every batch of {}: take a batch that can be divided by {world}, and \
+             leave out a last one that is not full (drop_last = true)",
+            options.batch
+        ));
     }
     let batches = batches_per_epoch(dataset.len(), options.batch, options.drop_last);
     if batches == 0 {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use moco_image::Rng;
 
+use super::{LoaderOptions, Share};
+
 /// Batches of an epoch over `images` images.
 pub fn batches_per_epoch(images: usize, batch: usize, drop_last: bool) -> usize {
     if drop_last { images / batch.max(1) } else { images.div_ceil(batch.max(1)) }
@@ -34,6 +36,7 @@ pub(super) struct Order {
     seed: u64,
     images: usize,
     batch: usize,
+    share: Share,
     batches: usize,
     epoch: u64,
     step: usize,
@@ -42,10 +45,11 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub fn new(seed: u64, images: usize, batch: usize, drop_last: bool, epoch: u64, step: usize) -> Self {
+    pub fn new(options: &LoaderOptions, images: usize, epoch: u64, step: usize) -> Self {
+        let LoaderOptions { seed, batch, share, drop_last, .. } = *options;
         let batches = batches_per_epoch(images, batch, drop_last);
         let current = Arc::new(permutation(seed, epoch, images));
-        Self { seed, images, batch, batches, epoch, step, ticket: 0, current }
+        Self { seed, images, batch, share, batches, epoch, step, ticket: 0, current }
     }
 
     pub fn next(&mut self) -> BatchPlan {
@@ -54,14 +58,15 @@ impl Order {
             self.step = 0;
             self.current = Arc::new(permutation(self.seed, self.epoch, self.images));
         }
-        let from = self.step * self.batch;
+        let each = self.batch / self.share.world;
+        let from = self.step * self.batch + self.share.rank * each;
         let plan = BatchPlan {
             ticket: self.ticket,
             epoch: self.epoch,
             step: self.step,
             order: self.current.clone(),
             from,
-            to: (from + self.batch).min(self.images),
+            to: (from + each).min(self.images),
         };
         self.step += 1;
         self.ticket += 1;
@@ -79,11 +84,43 @@ fn permutation(seed: u64, epoch: u64, images: usize) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use moco_image::AugmentConfig;
+
     use super::*;
+
+    fn options(drop_last: bool) -> LoaderOptions {
+        let (view, share) = (AugmentConfig::cifar_demo(), Share::WHOLE);
+        let views = [view.clone(), view];
+        LoaderOptions {
+            batch: 10,
+            share,
+            drop_last,
+            seed: 5,
+            views,
+            threads: 1,
+            prefetch: 1,
+            cache_bytes: 0,
+            max_corrupt: 0,
+        }
+    }
+
+    #[test]
+    fn the_slices_of_all_processes_are_the_batch() {
+        let mut whole = Order::new(&options(true), 103, 0, 0);
+        let share = |rank| LoaderOptions { share: Share { rank, world: 5 }, ..options(true) };
+        let mut parts: Vec<_> = (0..5).map(|rank| Order::new(&share(rank), 103, 0, 0)).collect();
+        for _ in 0..25 {
+            let plan = whole.next();
+            let slices: Vec<_> = parts.iter_mut().map(Order::next).collect();
+            assert!(slices.iter().all(|s| (s.epoch, s.step) == (plan.epoch, plan.step) && s.indices().count() == 2));
+            let together: Vec<usize> = slices.iter().flat_map(|s| s.indices().collect::<Vec<_>>()).collect();
+            assert_eq!(together, plan.indices().collect::<Vec<_>>());
+        }
+    }
 
     #[test]
     fn each_epoch_sees_every_image_once_in_another_order() {
-        let mut order = Order::new(5, 103, 10, false, 0, 0);
+        let mut order = Order::new(&options(false), 103, 0, 0);
         let mut epoch = || -> Vec<usize> { (0..11).flat_map(|_| order.next().indices().collect::<Vec<_>>()).collect() };
         let (first, second) = (epoch(), epoch());
         assert_ne!(first, second);
@@ -95,9 +132,9 @@ mod tests {
 
     #[test]
     fn starting_in_the_middle_continues_the_same_order() {
-        let mut whole = Order::new(5, 103, 10, true, 0, 0);
+        let mut whole = Order::new(&options(true), 103, 0, 0);
         let all: Vec<Vec<usize>> = (0..25).map(|_| whole.next().indices().collect()).collect();
-        let mut resumed = Order::new(5, 103, 10, true, 1, 3);
+        let mut resumed = Order::new(&options(true), 103, 1, 3);
         let plan = resumed.next();
         assert_eq!((plan.epoch, plan.step), (1, 3));
         assert_eq!(plan.indices().collect::<Vec<_>>(), all[13]);

@@ -18,6 +18,7 @@ fn options() -> LoaderOptions {
     let view = AugmentConfig { size: [16, 12], ..AugmentConfig::moco_v2() };
     LoaderOptions {
         batch: 8,
+        share: Share::WHOLE,
         drop_last: false,
         seed: 11,
         views: [view.clone(), view],
