@@ -38,7 +38,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let role = args.processes.role()?;
     if args.run.join(super::finetune::CONFIG).exists() {
-        anyhow::ensure!(matches!(role, Role::Alone), "a fine-tuning runs in one process: leave --nproc and WORLD_SIZE out");
+        anyhow::ensure!(
+            matches!(role, Role::Alone),
+            "a fine-tuning runs in one process: leave --nproc and WORLD_SIZE out"
+        );
         return super::finetune::resume(&args.run, args.data.as_ref(), &args.compute, args.quiet);
     }
     let threads = args.compute.prepare_as(&role)?;
