@@ -37,7 +37,7 @@ impl Criterion {
             }
             LossOptions::MultiLabel {} => TaskLoss::MultiLabel(BinaryCrossEntropy::default()),
             LossOptions::Segment(loss) => TaskLoss::Segment(loss.clone()),
-            LossOptions::Detect(loss) => TaskLoss::Detect(loss.clone(), levels(&head.outputs(graph)?, options.size)),
+            LossOptions::Detect(loss) => TaskLoss::Detect(*loss, levels(&head.outputs(graph)?, options.size)),
         };
         let mut criterion = Criterion { classes: head.classes(), loss };
         if let ClassWeights::Given(weights) = &options.class_weights {

@@ -15,7 +15,7 @@ use crate::task::{Sample, Target};
 use crate::{Error, Result};
 
 /// Purpose of a stream of random numbers: the order of an epoch.
-const ORDER: u64 = 0x6f72_6465_72;
+const ORDER: u64 = 0x006f_7264_6572;
 
 /// Purpose of a stream of random numbers: the variation of an image.
 const VARIATION: u64 = 0;

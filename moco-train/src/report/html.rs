@@ -16,12 +16,7 @@ figure img{border:3px solid #ddd;max-width:74px}figure.query{margin-right:18px}f
 
 /// Builds the page.
 pub fn page(run: &Path, curves: &Curves, recipe: &str, options: &ReportOptions) -> Result<String> {
-    let name = run.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| run.display().to_string());
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width\"><title>{0}</title><style>{STYLE}</style></head><body>\n<h1>Training run {0}</h1>\n",
-        escape(&name)
-    );
+    let mut page = begin(run, "Training run");
     page.push_str(&summary(curves, options));
     page.push_str("<h2>Curves</h2>\n<div class=\"plots\">\n");
     for plot in plots(curves, options) {
@@ -33,6 +28,16 @@ pub fn page(run: &Path, curves: &Curves, recipe: &str, options: &ReportOptions) 
     }
     let _ = write!(page, "<h2>Recipe</h2>\n<pre>{}</pre>\n</body></html>\n", escape(recipe));
     Ok(page)
+}
+
+/// The page up to its headline.
+pub fn begin(run: &Path, what: &str) -> String {
+    let name = run.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| run.display().to_string());
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
+         content=\"width=device-width\"><title>{0}</title><style>{STYLE}</style></head><body>\n<h1>{what} {0}</h1>\n",
+        escape(&name)
+    )
 }
 
 fn summary(curves: &Curves, options: &ReportOptions) -> String {
@@ -171,7 +176,7 @@ fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

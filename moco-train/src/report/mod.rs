@@ -2,6 +2,7 @@
 //!
 //! The page needs nothing but itself: plots are inline SVG, pictures are embedded, there is no script and no link.
 
+mod epochs;
 mod html;
 mod neighbours;
 mod plot;
@@ -12,6 +13,7 @@ use crate::health::HealthReport;
 use crate::run::{EvalRecord, Record, StepRecord, read_metrics};
 use crate::{Error, Result};
 
+pub use epochs::write_finetune;
 pub use neighbours::{Neighbours, Query};
 
 /// What the page shows beside the run's own records.

@@ -29,7 +29,7 @@ pub use run::{CONFIG, resume};
 ///
 /// Reads folders of classes or a CSV table (classify), folders of images and masks (segment), Pascal VOC or COCO (detect).
 /// Writes the run folder: finetune.toml, options.toml, metrics.jsonl, TensorBoard events, a checkpoint and, at the end, model.safetensors:
-/// backbone and head in one file, with its README. It may be stopped or killed at any time and goes on with
+/// backbone and head in one file, with its README and a report as a web page. It may be stopped or killed at any time and goes on with
 /// `moco-train resume`. What the model answers is shown by `moco-train predict` and measured by `moco-train eval model`.
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true, args_override_self = true, after_help = EXAMPLES)]
@@ -114,7 +114,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let channels = start.as_ref().map(|start| start.card().preprocess.channels);
     let mut config = args.data.config(task, channels, args.backbone.display().to_string())?;
     let parts = config.open()?;
-    parts.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    let say = |note: &String| {
+        if !args.quiet {
+            eprintln!("note: {note}");
+        }
+    };
+    parts.notes.iter().for_each(say);
     if parts.train.multi_label() {
         config.task = Task::MultiLabel;
     }
@@ -131,11 +136,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut options = args.options.resolve(&head, start.is_pretrained())?;
     let wish = args.compute.wish(moco_train::compute::ComputeRecipe::default())?;
     let (compute, note) = wish.choose()?;
-    note.iter().for_each(|note| eprintln!("{note}"));
+    note.iter().for_each(say);
     options.device = moco_train::compute::DeviceChoice::Given(compute.device());
     options.precision = compute.precision();
     let session = Session::new(start, head, class_names, options)?;
-    session.notes().iter().for_each(|note| eprintln!("note: {note}"));
+    session.notes().iter().for_each(say);
     run::begin(&args.out, &config, session, &parts, args.compute.threads, args.quiet)
 }
 

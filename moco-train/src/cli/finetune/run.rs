@@ -18,6 +18,9 @@ use crate::cli::compute::ComputeArgs;
 /// What the run was started with.
 pub const CONFIG: &str = "finetune.toml";
 
+/// The options of its training.
+const OPTIONS: &str = "options.toml";
+
 /// Where it stands.
 const CHECKPOINT: &str = "checkpoint.safetensors";
 
@@ -33,7 +36,7 @@ pub fn begin(
     std::fs::create_dir_all(out).with_context(|| format!("--out {}", out.display()))?;
     let text = toml::to_string(config).context(CONFIG)?;
     let options = toml::to_string(session.options()).context(CONFIG)?;
-    moco_models::write_atomically(&out.join("options.toml"), |f| f.write_all(options.as_bytes()))?;
+    moco_models::write_atomically(&out.join(OPTIONS), |f| f.write_all(options.as_bytes()))?;
     session.checkpoint(&out.join(CHECKPOINT))?;
     // Last: a folder with this file is a run that can be resumed.
     moco_models::write_atomically(&out.join(CONFIG), |f| f.write_all(text.as_bytes()))?;
@@ -109,6 +112,9 @@ fn drive(
     model.save(&path)?;
     let readme = model.head_card().to_readme(model.card());
     moco_models::write_atomically(&out.join("README.md"), |f| f.write_all(readme.as_bytes()))?;
+    let settings = [CONFIG, OPTIONS].map(|name| std::fs::read_to_string(out.join(name)).unwrap_or_default()).concat();
+    let page = moco_train::report::default_path(out);
+    moco_train::report::write_finetune(out, &page, &report.epochs, &settings)?;
     tell(&report, &path);
     Ok(ExitCode::SUCCESS)
 }
