@@ -1,5 +1,6 @@
 //! Every test, in the order in which failures are cheapest to find.
 
+mod applications;
 mod installed;
 mod python;
 
@@ -14,7 +15,7 @@ pub struct Options {
     /// Without formatting and lints: only what can fail at run time.
     #[arg(long)]
     no_lint: bool,
-    /// Only the installed library and the Python package, as a stranger uses them.
+    /// Only the installed library, the applications and the Python package, as a stranger uses them.
     #[arg(long)]
     only_installed: bool,
 }
@@ -28,7 +29,7 @@ pub fn run(options: &Options) -> Result<()> {
     setup::packages::provide_libraries()?;
     if options.only_installed {
         install::build()?;
-        return python::run(&installed::run(&tools)?);
+        return strangers(&tools);
     }
     shell::step("tidy");
     tidy::run()?;
@@ -60,5 +61,12 @@ pub fn run(options: &Options) -> Result<()> {
     emulated.args(["--features", "moco-engine/cuda-emulation,moco-train/cuda-emulation", "--", "emulated", "cuda::"]);
     shell::run(&mut emulated)?;
     cuda::check_on_cpu()?;
-    python::run(&installed::run(&tools)?)
+    strangers(&tools)
+}
+
+/// Who uses what is installed: programs in C and C++, the applications, Python.
+fn strangers(tools: &setup::Tools) -> Result<()> {
+    let installed = installed::run(tools)?;
+    applications::run(tools, &installed)?;
+    python::run(&installed)
 }
