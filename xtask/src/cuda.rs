@@ -41,7 +41,7 @@ pub fn run(options: &Options) -> Result<()> {
     strip(&shell::target()?.join("release/moco-train"), &program)?;
     try_out(&program)?;
     match &options.pack {
-        Some(pack) => self::pack(&home, &program, pack),
+        Some(folder) => pack(&program, &conformance(cargo(&home, &LIST_TESTS)?)?, folder),
         None => Ok(()),
     }
 }
@@ -75,20 +75,30 @@ fn strip(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Puts programs, recordings, images and scripts into a folder.
-fn pack(home: &Path, program: &Path, folder: &Path) -> Result<()> {
-    shell::step(&format!("pack → {}", folder.display()));
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    std::fs::copy(program, folder.join("moco-train"))?;
-    let list = ["test", "--no-run", "--test", "all", "--message-format", "json"];
-    let messages = shell::capture(&mut cargo(home, &list)?)?;
-    let executable = messages
+/// What cargo builds of the tests, told as JSON.
+const LIST_TESTS: [&str; 6] = ["test", "--no-run", "--test", "all", "--message-format", "json"];
+
+/// The program with the tests that cross crates, among them the recorded trainings.
+fn conformance(mut list: Command) -> Result<PathBuf> {
+    let messages = shell::capture(&mut list)?;
+    let executables = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "all")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo built no test program `all`")?;
-    strip(&executable, &folder.join("conformance"))?;
+        .filter(|message| message["target"]["name"] == "all");
+    executables
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .next_back()
+        .context("cargo built no test program `all`")
+}
+
+/// Puts programs, recordings, images and scripts into a folder, which must be new or empty.
+fn pack(program: &Path, conformance: &Path, folder: &Path) -> Result<()> {
+    shell::step(&format!("pack → {}", folder.display()));
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let empty = std::fs::read_dir(folder)?.next().is_none();
+    ensure!(empty, "{} is not empty; give --pack a new folder", folder.display());
+    strip(program, &folder.join("moco-train"))?;
+    strip(conformance, &folder.join("conformance"))?;
     let root = shell::root();
     for (from, to) in [
         ("tests/fixtures/parity/traces", "parity"),
@@ -98,29 +108,46 @@ fn pack(home: &Path, program: &Path, folder: &Path) -> Result<()> {
     ] {
         shell::run(Command::new("cp").args(["-r", "-T"]).arg(root.join(from)).arg(folder.join(to)))?;
     }
-    println!("carry it over and run {}", folder.join("gpu-check").display());
+    let bytes = size(folder)?;
+    ensure!(bytes < MOST_BYTES, "the pack has {} MiB, more than the {} that it should", bytes >> 20, MOST_BYTES >> 20);
+    println!("{} MiB; carry it over and run {}", bytes.div_ceil(1 << 20), folder.join("gpu-check").display());
     Ok(())
 }
 
-/// `scripts/gpu-check` at toy sizes, with the program of the release build and without a GPU.
-pub fn check_on_cpu() -> Result<()> {
-    shell::step("gpu-check on the CPU");
-    let work = shell::target()?.join("xtask-gpu-check");
-    if work.exists() {
-        std::fs::remove_dir_all(&work).with_context(|| format!("cannot empty {}", work.display()))?;
+/// What a pack may weigh, to be carried anywhere.
+const MOST_BYTES: u64 = 64 << 20;
+
+fn size(path: &Path) -> Result<u64> {
+    let meta = std::fs::metadata(path)?;
+    if !meta.is_dir() {
+        return Ok(meta.len());
     }
-    let pack = work.join("pack");
-    std::fs::create_dir_all(&pack)?;
-    let root = shell::root();
-    std::fs::copy(shell::target()?.join("release/moco-train"), pack.join("moco-train"))?;
-    std::fs::copy(root.join("benches/peers/moco_step_torch.py"), pack.join("moco_step_torch.py"))?;
-    let results = work.join("results");
-    let mut check = Command::new("python3");
-    check.arg(root.join("scripts/gpu-check")).arg("--cpu").arg("--pack").arg(&pack).arg("--out").arg(&results);
+    std::fs::read_dir(path)?.map(|entry| size(&entry?.path())).sum()
+}
+
+/// A pack of the release build, carried to another folder and run there without Rust in reach: `gpu-check` at toy sizes
+/// on the CPU.
+pub fn check_on_cpu() -> Result<()> {
+    shell::step("gpu-check on the CPU, from a pack");
+    let work = tempfile::tempdir()?;
+    let (made, carried) = (work.path().join("made"), work.path().join("carried"));
+    let mut list = shell::cargo(&LIST_TESTS)?;
+    list.args(["--release", "--workspace", "--exclude", "xtask"]);
+    pack(&shell::target()?.join("release/moco-train"), &conformance(list)?, &made)?;
+    std::fs::rename(&made, &carried)?;
+    let results = work.path().join("results");
+    let mut check = Command::new(carried.join("gpu-check"));
+    check.arg("--cpu").arg("--out").arg(&results).current_dir(work.path());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let without_rust = std::env::split_paths(&path).filter(|folder| !folder.join("cargo").exists());
+    check.env("PATH", std::env::join_paths(without_rust)?);
     shell::run(&mut check)?;
     let summary: serde_json::Value = serde_json::from_reader(std::fs::File::open(results.join("summary.json"))?)?;
     let jobs = summary["jobs"].as_array().context("summary.json has no jobs")?;
-    ensure!(jobs.len() >= 3 && jobs.iter().all(|job| !job["result"].is_null()), "gpu-check left {summary}");
+    let done = |name: &str| jobs.iter().any(|job| job["name"] == name && !job["result"].is_null());
+    for name in ["conformance f32", "step resnet18 cifar", "two processes", "with data cifar", "training"] {
+        ensure!(done(name), "gpu-check has not done `{name}`: {summary}");
+    }
     Ok(())
 }
 
