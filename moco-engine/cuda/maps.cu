@@ -120,12 +120,28 @@ struct AddBias {
   const float* bias;
   uint64_t rows;
   int32_t channels;
+  int32_t relu;
 };
+
+template <class T, int W>
+__device__ __forceinline__ void add_bias_of(const AddBias<T>& a) {
+  const float floor = a.relu ? 0.0f : -INFINITY;
+  const size_t vectors = a.channels / W, len = a.rows * vectors, stride = (size_t)gridDim.x * THREADS;
+  for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < len; i += stride) {
+    float y[W], bias[W];
+    read<W>(a.y + i * W, y);
+    read_row<W>(a.bias + i % vectors * W, bias);
+#pragma unroll
+    for (int k = 0; k < W; ++k) y[k] = at_least(y[k] + bias[k], floor);
+    write<W>(a.y + i * W, y);
+  }
+}
 
 template <class T>
 __device__ __forceinline__ void add_bias(const AddBias<T>& a) {
-  const size_t len = a.rows * a.channels, stride = (size_t)gridDim.x * THREADS;
-  for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < len; i += stride)
-    a.y[i] = rounded<T>(to_float(a.y[i]) + a.bias[i % a.channels]);
+  if (a.channels % Wide<T>::W == 0)
+    add_bias_of<T, Wide<T>::W>(a);
+  else
+    add_bias_of<T, 1>(a);
 }
 KERNEL(add_bias, AddBias)

@@ -169,13 +169,18 @@ struct NormRunning {
   float eps;
 };
 
-// Scale and shift from the running statistics, for every group.
+// All fields from the running statistics, for every group; constants have no gradient.
 __device__ __forceinline__ void norm_running(const NormRunning& a) {
   for (int i = (int)(blockIdx.x * THREADS + threadIdx.x); i < a.channels * a.groups.count; i += (int)(gridDim.x * THREADS)) {
     const int channel = i % a.channels;
-    const double scale = (double)a.weight[channel] / sqrt((double)a.running_var[channel] + (double)a.eps);
+    const double deviation = sqrt((double)a.running_var[channel] + (double)a.eps), mean = a.running_mean[channel];
+    const double scale = (double)a.weight[channel] / deviation;
+    a.stats[place(a.groups, a.channels, MEAN, 0) + i] = (float)mean;
+    a.stats[place(a.groups, a.channels, INV_STD, 0) + i] = (float)(1.0 / deviation);
     a.stats[place(a.groups, a.channels, SCALE, 0) + i] = (float)scale;
-    a.stats[place(a.groups, a.channels, SHIFT, 0) + i] = (float)((double)a.bias[channel] - a.running_mean[channel] * scale);
+    a.stats[place(a.groups, a.channels, SHIFT, 0) + i] = (float)((double)a.bias[channel] - mean * scale);
+    a.stats[place(a.groups, a.channels, SLOPE, 0) + i] = 0.0f;
+    a.stats[place(a.groups, a.channels, OFFSET, 0) + i] = 0.0f;
   }
 }
 KERNEL_F32(norm_running, NormRunning)
@@ -298,6 +303,7 @@ struct NormGradientFinish {
   Groups groups;
   int32_t channels;
   int32_t chunks;
+  int32_t constant;  // the statistics do not depend on the batch: the data gradient has no terms from here
 };
 
 __device__ __forceinline__ void norm_gradient_finish(const NormGradientFinish& a) {
@@ -313,6 +319,7 @@ __device__ __forceinline__ void norm_gradient_finish(const NormGradientFinish& a
     const double scale = a.stats[place(a.groups, a.channels, SCALE, g) + channel], count = group.rows();
     weight += total[1] * inv_std;
     bias += total[0];
+    if (a.constant) continue;
     a.stats[place(a.groups, a.channels, SLOPE, g) + channel] = (float)(-scale * inv_std * inv_std * total[1] / count);
     a.stats[place(a.groups, a.channels, OFFSET, g) + channel] = (float)(-scale * total[0] / count);
   }
@@ -325,7 +332,7 @@ KERNEL_F32(norm_gradient_finish, NormGradientFinish)
 
 template <class T>
 struct NormGradientApply {
-  const T* z;
+  const T* z;  // null where nothing depends on it
   const float* stats;
   const T* dy;  // may be dz
   T* dz;
@@ -356,7 +363,12 @@ __device__ __forceinline__ void norm_gradient_apply_of(const NormGradientApply<T
   for (int v = begin + walk.first_row; v < end; v += walk.step) {
     const size_t i = group.row(v) * a.channels + walk.channel;
     float z[W], dy[W], before[W] = {};
-    read<W>(a.z + i, z);
+    if (a.z) {
+      read<W>(a.z + i, z);
+    } else {
+#pragma unroll
+      for (int k = 0; k < W; ++k) z[k] = mean[k];
+    }
     read<W>(a.dy + i, dy);
     if (a.accumulate) read<W>(a.dz + i, before);
 #pragma unroll

@@ -71,6 +71,17 @@ pub(super) struct PoolSizes {
     pub padding: i32,
 }
 
+/// `ResizeSizes` of `heads.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ResizeSizes {
+    pub n: i32,
+    pub input: [i32; 2],
+    pub output: [i32; 2],
+    pub channels: i32,
+    pub bilinear: i32,
+}
+
 /// `ConvSizes` of `product.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +122,7 @@ kernels! {
     "add" true Add { a: u64, b: u64, y: u64, len: u64, relu: i32 }
     "relu_mask" true ReluMask { y: u64, dy: u64, len: u64 }
     "pad_channels" true PadChannels { from: u64, to: u64, rows: u64, channels: i32, padded: i32 }
-    "add_bias" true AddBias { y: u64, bias: u64, rows: u64, channels: i32 }
+    "add_bias" true AddBias { y: u64, bias: u64, rows: u64, channels: i32, relu: i32 }
     "norm_sums" true NormSums { z: u64, partial: u64, groups: Groups, channels: i32, chunk: i32 }
     "norm_finish" true NormFinish {
         z: u64, partial: u64, weight: u64, bias: u64, running_mean: u64, running_var: u64, stats: u64,
@@ -128,11 +139,24 @@ kernels! {
         z: u64, stats: u64, y: u64, dy: u64, partial: u64, groups: Groups, channels: i32, chunk: i32, masked: i32,
     }
     "norm_gradient_finish" false NormGradientFinish {
-        partial: u64, stats: u64, d_weight: u64, d_bias: u64, groups: Groups, channels: i32, chunks: i32,
+        partial: u64, stats: u64, d_weight: u64, d_bias: u64, groups: Groups, channels: i32, chunks: i32, constant: i32,
     }
     "norm_gradient_apply" true NormGradientApply {
         z: u64, stats: u64, dy: u64, dz: u64, groups: Groups, channels: i32, chunk: i32, masked: i32, accumulate: i32,
     }
+    "group_norm_finish" true GroupNormFinish {
+        z: u64, partial: u64, weight: u64, bias: u64, stats: u64,
+        images: i32, pixels: i32, channels: i32, width: i32, chunks: i32, eps: f32,
+    }
+    "group_norm_gradient" false GroupNormGradient {
+        partial: u64, stats: u64, images: i32, pixels: i32, channels: i32, width: i32, chunks: i32,
+    }
+    "resize" true Resize { x: u64, y: u64, sizes: ResizeSizes }
+    "resize_gradient" true ResizeGradient { dy: u64, dx: u64, sizes: ResizeSizes, accumulate: i32 }
+    "move_channels" true MoveChannels {
+        from: u64, to: u64, rows: u64, channels: i32, first: i32, of: i32, take: i32, accumulate: i32,
+    }
+    "add_floats" false AddFloats { from: u64, to: u64, len: u64 }
     "max_pool" true MaxPool { x: u64, y: u64, index: u64, sizes: PoolSizes }
     "max_pool_gradient" true MaxPoolGradient { dy: u64, index: u64, dx: u64, sizes: PoolSizes, accumulate: i32 }
     "mean_pool" true MeanPool { x: u64, y: u64, n: i32, pixels: i32, channels: i32 }
@@ -149,6 +173,15 @@ kernels! {
     "sgd" false Sgd {
         params: u64, gradients: u64, velocity: u64, rates: u64, len: u64, lr: f32, momentum: f32, weight_decay: f32,
     }
+    "sgd_group" false SgdGroup {
+        params: u64, gradients: u64, velocity: u64, len: u64, lr: f32, momentum: f32, weight_decay: f32, nesterov: i32,
+    }
+    "adamw" false AdamW {
+        params: u64, gradients: u64, first: u64, second: u64, len: u64,
+        beta1: f32, beta2: f32, new1: f32, new2: f32, rate: f32, kept: f32, root: f32, eps: f32,
+    }
+    "scale" false Scale { values: u64, len: u64, factor: f32 }
+    "square_sums" false SquareSums { values: u64, sums: u64, len: u64 }
     "ema" false Ema { target: u64, source: u64, rates: u64, len: u64, m: f32, rest: f32 }
     "move_rows" false MoveRows { from: u64, to: u64, order: u64, rows: i32, width: i32, scatter: i32 }
     "enqueue" false Enqueue { keys: u64, queue: u64, place: u64, pointer: u64, slots: u64, rows: i32, width: i32 }

@@ -12,7 +12,7 @@ use super::kernels::{CudaKernels, TILE};
 use super::memory::{ALIGN, DeviceView, Memory, Value};
 use crate::Result;
 use crate::kernels::conv::ConvShape;
-use crate::kernels::{ConvInput, Offsets};
+use crate::kernels::{ConvInput, Kernels, Offsets};
 
 /// Tensor cores want channels in multiples of this.
 const CHANNELS: usize = 8;
@@ -83,25 +83,31 @@ impl<T: Value, D: Driver> CudaKernels<T, D> {
         input: ConvInput<'_, Self>,
         params: &DeviceView<f32>,
         at: Offsets,
+        relu: bool,
         y: &mut DeviceView<T>,
     ) {
         let w = self.weights.place(at.weight, weight_len(shape, padded::<T>(shape)) * T::BYTES);
         self.bring(shape, padded::<T>(shape), params, at.weight, w);
         let (shape, x) = self.padded_input(shape, input);
-        let y = y.address();
-        let bias = at.bias.map_or(0, |bias| params.part(bias, shape.c_out));
-        let job = Convolution { pass: Pass::Forward, shape, bf16: T::BF16, x, w, y, accumulate: false };
-        if self.driver.convolve(&job) {
-            if bias != 0 {
-                let rows = shape.y_len() / shape.c_out;
-                let add = AddBias { y, bias, rows: rows as u64, channels: shape.c_out as i32 };
-                self.launch(flat::<D, f32>(&self.driver, shape.y_len()), add);
-            }
-            return;
+        let job = Convolution { pass: Pass::Forward, shape, bf16: T::BF16, x, w, y: y.address(), accumulate: false };
+        let bias = at.bias.map(|bias| params.part(bias, shape.c_out));
+        let by_library = self.driver.convolve(&job);
+        // The engine's own kernel adds the bias as it writes, but cuts nothing off.
+        let added = if by_library || relu { None } else { bias };
+        if !by_library {
+            let pixels = shape.n * shape.out_h() * shape.out_w();
+            let grid = [pixels.div_ceil(TILE), (shape.c_out / shape.groups).div_ceil(TILE), shape.groups];
+            self.launch(grid, Conv { x, weight: w, bias: added.unwrap_or(0), y: job.y, sizes: sizes(&shape) });
         }
-        let pixels = shape.n * shape.out_h() * shape.out_w();
-        let grid = [pixels.div_ceil(TILE), (shape.c_out / shape.groups).div_ceil(TILE), shape.groups];
-        self.launch(grid, Conv { x, weight: w, bias, y, sizes: sizes(&shape) });
+        match bias.filter(|_| added.is_none()) {
+            Some(bias) => {
+                let (rows, channels) = ((shape.y_len() / shape.c_out) as u64, shape.c_out as i32);
+                let add = AddBias { y: job.y, bias, rows, channels, relu: i32::from(relu) };
+                self.launch(flat::<D, T>(&self.driver, shape.y_len()), add);
+            }
+            None if relu => self.relu(None, y),
+            None => {}
+        }
     }
 
     pub(super) fn data_gradient(

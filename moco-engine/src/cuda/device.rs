@@ -8,10 +8,10 @@ use super::arguments::*;
 use super::driver::{Driver, Links, flat, launch};
 use super::memory::{DeviceView, Memory, Value};
 use super::views::{DecodedMemory, ViewMaker};
-use super::{CudaKernels, Rows};
+use super::{CudaKernels, Rows, optimisers};
 use crate::device::{ContrastInputs, DecodedBatch, Device, HostMemory, SgdUpdate};
 use crate::group::{Collective, Group, OverHost};
-use crate::ops::{self, InfoNce};
+use crate::ops::{self, AdamWStep, InfoNce, ParamGroup, SgdStep};
 use crate::{Error, Result};
 
 /// Queries and keys of a tile of the loss, and columns of its gradient that a block computes; see `contrast.cu`.
@@ -25,6 +25,7 @@ const STRIPES: usize = 64;
 pub struct DriverDevice<T: Value, D: Driver> {
     driver: Arc<D>,
     contrast: Rows<D>,
+    pub(super) sums: Rows<D>,
     order: Rows<D>,
     views: ViewMaker<D>,
     maps: PhantomData<T>,
@@ -34,7 +35,14 @@ impl<T: Value, D: Driver> DriverDevice<T, D> {
     /// A device over its driver.
     pub fn new(driver: Arc<D>) -> DriverDevice<T, D> {
         let views = ViewMaker::new(&driver);
-        DriverDevice { driver, contrast: Rows::default(), order: Rows::default(), views, maps: PhantomData }
+        DriverDevice {
+            driver,
+            contrast: Rows::default(),
+            sums: Rows::default(),
+            order: Rows::default(),
+            views,
+            maps: PhantomData,
+        }
     }
 
     /// Its driver.
@@ -50,11 +58,11 @@ impl<T: Value, D: Driver> DriverDevice<T, D> {
         self.driver.wait()
     }
 
-    fn launch<A: Arguments>(&self, grid: [usize; 3], arguments: A) {
+    pub(super) fn launch<A: Arguments>(&self, grid: [usize; 3], arguments: A) {
         launch::<D, f32, A>(&self.driver, grid, arguments);
     }
 
-    fn flat(&self, len: usize) -> [usize; 3] {
+    pub(super) fn flat(&self, len: usize) -> [usize; 3] {
         flat::<D, f32>(&self.driver, len)
     }
 
@@ -237,6 +245,42 @@ impl<T: Value, D: Driver> Device for DriverDevice<T, D> {
             weight_decay: update.weight_decay,
         };
         self.launch(self.flat(params.len()), sgd);
+    }
+
+    fn sgd_groups(
+        &mut self,
+        params: &mut DeviceView<f32>,
+        gradients: &DeviceView<f32>,
+        velocity: &mut DeviceView<f32>,
+        step: &SgdStep,
+        groups: &[ParamGroup],
+    ) -> Result<()> {
+        optimisers::sgd(self, params, gradients, velocity, step, groups)
+    }
+
+    fn adamw_groups(
+        &mut self,
+        params: &mut DeviceView<f32>,
+        gradients: &DeviceView<f32>,
+        first: &mut DeviceView<f32>,
+        second: &mut DeviceView<f32>,
+        step: &AdamWStep,
+        groups: &[ParamGroup],
+    ) -> Result<()> {
+        optimisers::adamw(self, params, gradients, [first, second], step, groups)
+    }
+
+    fn gradient_norm(&mut self, gradients: &DeviceView<f32>, groups: &[ParamGroup]) -> Result<f64> {
+        optimisers::norm(self, gradients, groups)
+    }
+
+    fn scale_groups(&mut self, values: &mut DeviceView<f32>, factor: f32, groups: &[ParamGroup]) -> Result<()> {
+        optimisers::scale(self, values, factor, groups)
+    }
+
+    fn zero(&mut self, view: &mut DeviceView<f32>) -> Result<()> {
+        self.driver.clear(view.address(), view.bytes());
+        Ok(())
     }
 
     fn ema(&mut self, target: &mut DeviceView<f32>, source: &DeviceView<f32>, m: f32) {

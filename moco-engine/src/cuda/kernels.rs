@@ -3,6 +3,8 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use moco_models::Interpolation;
+
 use super::arguments::*;
 use super::conv::Weights;
 use super::driver::{Driver, THREADS, flat, launch};
@@ -13,6 +15,7 @@ use crate::Result;
 use crate::kernels::conv::ConvShape;
 use crate::kernels::{
     ConvInput, Kernels, LinearShape, MapShape, Mask, Need, NormOffsets, NormShape, Offsets, Pass, PoolShape, Residual,
+    ResizeShape, SliceShape,
 };
 
 /// The steps of a plan on a device, maps stored as `T`.
@@ -67,10 +70,6 @@ impl<T: Value, D: Driver> CudaKernels<T, D> {
     /// Grid of a pooling kernel over `len` values of a map with `channels`.
     fn by_channels(&self, len: usize, channels: usize) -> [usize; 3] {
         [(len / width::<T>(channels)).div_ceil(THREADS).min(16 * self.driver.multiprocessors()), 1, 1]
-    }
-
-    fn norm(&self, shape: &NormShape) -> (Groups, i32) {
-        (Groups::new(shape.groups, shape.map.n, shape.map.pixels), shape.map.channels as i32)
     }
 }
 
@@ -134,7 +133,11 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
     }
 
     fn describe(&self) -> String {
-        "cuda".into()
+        self.driver.describe()
+    }
+
+    fn supports(&self, _need: &Need, _backward: bool) -> bool {
+        true
     }
 
     fn expect(&mut self, need: &Need, backward: bool) {
@@ -179,6 +182,12 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
         self.launch(self.flat(len), Load { from, to, len: len as u64, accumulate });
     }
 
+    fn load_part(&mut self, from: &DeviceView<f32>, offset: usize, len: usize, to: &mut DeviceView<T>) {
+        assert_eq!(len, to.len(), "a value for each of the map");
+        let (from, to) = (from.part(offset, len), to.address());
+        self.launch(self.flat(len), Load { from, to, len: len as u64, accumulate: 0 });
+    }
+
     fn store(&mut self, from: &DeviceView<T>, to: &mut DeviceView<f32>) {
         let len = same_len(from, to);
         self.launch(self.flat(len), Store { from: from.address(), to: to.address(), len: len as u64 });
@@ -207,10 +216,7 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
         relu: bool,
         y: &mut DeviceView<T>,
     ) {
-        self.forward(shape, input, params, at, y);
-        if relu {
-            self.relu(None, y);
-        }
+        self.forward(shape, input, params, at, relu, y);
     }
 
     fn conv_backward_params(
@@ -253,26 +259,19 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
         buffers: &mut DeviceView<f32>,
         stats: &mut Memory<D>,
     ) {
-        let (groups, channels) = self.norm(shape);
-        let (c, z, stats) = (shape.map.channels, z.address(), stats.address());
-        let chunks = Chunks::summing::<T, D>(&self.driver, shape);
-        let partial = self.scratch(chunks.bytes(shape));
-        self.launch(chunks.grid, NormSums { z, partial, groups, channels, chunk: chunks.rows as i32 });
-        let finish = NormFinish {
-            z,
-            partial,
-            weight: params.part(at.weight, c),
-            bias: params.part(at.bias, c),
-            running_mean: buffers.part(at.running_mean, c),
-            running_var: buffers.part(at.running_var, c),
-            stats,
-            groups,
-            channels,
-            chunks: chunks.grid[0] as i32,
-            eps: shape.eps,
-            momentum: shape.momentum,
-        };
-        self.launch([c.div_ceil(COLUMNS), 1, 1], finish);
+        self.batch_stats(shape, z, params, at, buffers, stats);
+    }
+
+    fn norm_image_stats(
+        &mut self,
+        shape: &NormShape,
+        z: &DeviceView<T>,
+        _summed: bool,
+        params: &DeviceView<f32>,
+        at: NormOffsets,
+        stats: &mut Memory<D>,
+    ) {
+        self.image_stats(shape, z, params, at, stats);
     }
 
     fn norm_running_stats(
@@ -283,19 +282,7 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
         buffers: &DeviceView<f32>,
         stats: &mut Memory<D>,
     ) {
-        let (groups, channels) = self.norm(shape);
-        let c = shape.map.channels;
-        let running = NormRunning {
-            weight: params.part(at.weight, c),
-            bias: params.part(at.bias, c),
-            running_mean: buffers.part(at.running_mean, c),
-            running_var: buffers.part(at.running_var, c),
-            stats: stats.address(),
-            groups,
-            channels,
-            eps: shape.eps,
-        };
-        self.launch([(shape.groups.count() * c).div_ceil(THREADS), 1, 1], running);
+        self.running_stats(shape, params, at, buffers, stats);
     }
 
     fn norm_apply(
@@ -307,26 +294,7 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
         relu: bool,
         y: &mut DeviceView<T>,
     ) {
-        let (groups, channels) = self.norm(shape);
-        let (residual, residual_stats) = match residual {
-            Residual::None => (0, 0),
-            Residual::Map(map) => (map.address(), 0),
-            Residual::Norm { z, stats } => (z.address(), stats.address()),
-        };
-        let chunks = Chunks::passing::<T, D>(&self.driver, shape);
-        let y = y.address();
-        let apply = NormApply {
-            z: z.map_or(y, DeviceView::address),
-            stats: stats.address(),
-            residual,
-            residual_stats,
-            y,
-            groups,
-            channels,
-            chunk: chunks.rows as i32,
-            relu: i32::from(relu),
-        };
-        self.launch(chunks.grid, apply);
+        self.normalise(shape, z, stats, residual, relu, y);
     }
 
     fn norm_backward_reduce(
@@ -339,37 +307,7 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
         at: NormOffsets,
         gradients: &mut DeviceView<f32>,
     ) {
-        let (groups, channels) = self.norm(shape);
-        let (masked, y) = match mask {
-            Mask::None => (0, 0),
-            Mask::Recompute => (1, 0),
-            Mask::Output(y) => (2, y.address()),
-        };
-        let (c, stats) = (shape.map.channels, stats.address());
-        let chunks = Chunks::summing::<T, D>(&self.driver, shape);
-        let partial = self.scratch(chunks.bytes(shape));
-        let sums = NormGradientSums {
-            z: z.address(),
-            stats,
-            y,
-            dy: dy.address(),
-            partial,
-            groups,
-            channels,
-            chunk: chunks.rows as i32,
-            masked,
-        };
-        self.launch(chunks.grid, sums);
-        let finish = NormGradientFinish {
-            partial,
-            stats,
-            d_weight: gradients.part(at.weight, c),
-            d_bias: gradients.part(at.bias, c),
-            groups,
-            channels,
-            chunks: chunks.grid[0] as i32,
-        };
-        self.launch([c.div_ceil(COLUMNS), 1, 1], finish);
+        self.norm_gradient_sums(shape, z, stats, mask, dy, at, gradients);
     }
 
     fn norm_backward_apply(
@@ -382,22 +320,7 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
         dz: &mut DeviceView<T>,
         accumulate: bool,
     ) {
-        let (groups, channels) = self.norm(shape);
-        let chunks = Chunks::passing::<T, D>(&self.driver, shape);
-        let dz = dz.address();
-        let z = z.expect("only running statistics, whose gradient is not supported, do without it");
-        let apply = NormGradientApply {
-            z: z.address(),
-            stats: stats.address(),
-            dy: dy.map_or(dz, DeviceView::address),
-            dz,
-            groups,
-            channels,
-            chunk: chunks.rows as i32,
-            masked: i32::from(recompute_mask),
-            accumulate: i32::from(accumulate),
-        };
-        self.launch(chunks.grid, apply);
+        self.norm_gradient(shape, z, stats, recompute_mask, dy, dz, accumulate);
     }
 
     fn relu(&mut self, x: Option<&DeviceView<T>>, y: &mut DeviceView<T>) {
@@ -527,9 +450,57 @@ impl<T: Value, D: Driver> Kernels for CudaKernels<T, D> {
         };
         self.launch([shape.n.div_ceil(TILE), shape.inputs.div_ceil(TILE), 1], product);
     }
+
+    fn resize(&mut self, shape: &ResizeShape, x: &DeviceView<T>, y: &mut DeviceView<T>) {
+        let (grid, sizes) = (self.by_channels(y.len(), shape.channels), resize_sizes(shape));
+        self.launch(grid, Resize { x: x.address(), y: y.address(), sizes });
+    }
+
+    fn resize_backward(&mut self, shape: &ResizeShape, dy: &DeviceView<T>, dx: &mut DeviceView<T>, accumulate: bool) {
+        let (grid, sizes) = (self.by_channels(dx.len(), shape.channels), resize_sizes(shape));
+        let (dy, dx, accumulate) = (dy.address(), dx.address(), i32::from(accumulate));
+        self.launch(grid, ResizeGradient { dy, dx, sizes, accumulate });
+    }
+
+    fn insert_channels(&mut self, shape: &SliceShape, x: &DeviceView<T>, y: &mut DeviceView<T>) {
+        self.move_channels(shape, x, y, false, false);
+    }
+
+    fn take_channels(&mut self, shape: &SliceShape, dy: &DeviceView<T>, dx: &mut DeviceView<T>, accumulate: bool) {
+        self.move_channels(shape, dy, dx, true, accumulate);
+    }
+
+    fn add_to_gradients(&mut self, from: &DeviceView<f32>, len: usize, gradients: &mut DeviceView<f32>, offset: usize) {
+        let (from, to) = (from.part(0, len), gradients.part(offset, len));
+        self.launch(flat::<D, f32>(&self.driver, len), AddFloats { from, to, len: len as u64 });
+    }
 }
 
 impl<T: Value, D: Driver> CudaKernels<T, D> {
+    fn move_channels(
+        &self,
+        shape: &SliceShape,
+        from: &DeviceView<T>,
+        to: &mut DeviceView<T>,
+        take: bool,
+        accumulate: bool,
+    ) {
+        let (slice, map) = if take { (to.len(), from.len()) } else { (from.len(), to.len()) };
+        let SliceShape { rows, channels, first, of } = *shape;
+        assert!(slice == rows * channels && map == rows * of && first + channels <= of, "the sizes of {shape:?}");
+        let moved = MoveChannels {
+            from: from.address(),
+            to: to.address(),
+            rows: rows as u64,
+            channels: channels as i32,
+            first: first as i32,
+            of: of as i32,
+            take: i32::from(take),
+            accumulate: i32::from(accumulate),
+        };
+        self.launch(self.by_channels(slice, channels), moved);
+    }
+
     fn column_sums(&self, from: &DeviceView<T>, sums: u64, columns: usize) {
         let rows = (from.len() / columns) as i32;
         let grid = [columns.div_ceil(COLUMNS), 1, 1];
@@ -546,5 +517,15 @@ fn pool_sizes(shape: &PoolShape) -> PoolSizes {
         kernel: shape.kernel as i32,
         stride: shape.stride as i32,
         padding: shape.padding as i32,
+    }
+}
+
+fn resize_sizes(shape: &ResizeShape) -> ResizeSizes {
+    ResizeSizes {
+        n: shape.n as i32,
+        input: shape.input.map(|v| v as i32),
+        output: shape.output.map(|v| v as i32),
+        channels: shape.channels as i32,
+        bilinear: i32::from(shape.interpolation == Interpolation::Bilinear),
     }
 }

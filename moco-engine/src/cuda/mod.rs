@@ -15,6 +15,7 @@ mod gpu;
 mod kernels;
 mod memory;
 mod norm;
+mod optimisers;
 mod passes;
 mod views;
 

@@ -1,11 +1,13 @@
-//! How the rows of a batch normalisation are cut into blocks.
+//! Normalisations on a device, and how their rows are cut into blocks.
 
 use std::sync::Arc;
 
+use super::CudaKernels;
+use super::arguments::*;
 use super::driver::{Driver, THREADS};
-use super::kernels::width;
-use super::memory::Value;
-use crate::kernels::NormShape;
+use super::kernels::{COLUMNS, width};
+use super::memory::{DeviceView, Memory, Value};
+use crate::kernels::{Mask, NormOffsets, NormShape, Residual, Statistics};
 
 /// Numbers kept per group and channel: mean, 1/σ, scale, shift, and two terms of the gradient.
 pub(super) const FIELDS: usize = 6;
@@ -14,6 +16,214 @@ pub(super) const FIELDS: usize = 6;
 const SUMMED_ROWS: usize = 32;
 /// Rows that a thread should at least pass over where nothing is summed: it reads its channels' numbers first.
 const PASSED_ROWS: usize = 8;
+
+impl<T: Value, D: Driver> CudaKernels<T, D> {
+    fn norm(&self, shape: &NormShape) -> (Groups, i32) {
+        (Groups::new(shape.groups, shape.map.n, shape.map.pixels), shape.map.channels as i32)
+    }
+
+    /// Batch statistics of every group.
+    pub(super) fn batch_stats(
+        &mut self,
+        shape: &NormShape,
+        z: &DeviceView<T>,
+        params: &DeviceView<f32>,
+        at: NormOffsets,
+        buffers: &mut DeviceView<f32>,
+        stats: &mut Memory<D>,
+    ) {
+        let (groups, channels) = self.norm(shape);
+        let (c, z, stats) = (shape.map.channels, z.address(), stats.address());
+        let chunks = Chunks::summing::<T, D>(&self.driver, shape);
+        let partial = self.scratch(chunks.bytes(shape));
+        self.launch(chunks.grid, NormSums { z, partial, groups, channels, chunk: chunks.rows as i32 });
+        let finish = NormFinish {
+            z,
+            partial,
+            weight: params.part(at.weight, c),
+            bias: params.part(at.bias, c),
+            running_mean: buffers.part(at.running_mean, c),
+            running_var: buffers.part(at.running_var, c),
+            stats,
+            groups,
+            channels,
+            chunks: chunks.grid[0] as i32,
+            eps: shape.eps,
+            momentum: shape.momentum,
+        };
+        self.launch([c.div_ceil(COLUMNS), 1, 1], finish);
+    }
+
+    /// Running statistics, for every group.
+    pub(super) fn running_stats(
+        &mut self,
+        shape: &NormShape,
+        params: &DeviceView<f32>,
+        at: NormOffsets,
+        buffers: &DeviceView<f32>,
+        stats: &mut Memory<D>,
+    ) {
+        let (groups, channels) = self.norm(shape);
+        let c = shape.map.channels;
+        let running = NormRunning {
+            weight: params.part(at.weight, c),
+            bias: params.part(at.bias, c),
+            running_mean: buffers.part(at.running_mean, c),
+            running_var: buffers.part(at.running_var, c),
+            stats: stats.address(),
+            groups,
+            channels,
+            eps: shape.eps,
+        };
+        self.launch([(shape.groups.count() * c).div_ceil(THREADS), 1, 1], running);
+    }
+
+    /// Normalises, adds, cuts off below 0.
+    pub(super) fn normalise(
+        &mut self,
+        shape: &NormShape,
+        z: Option<&DeviceView<T>>,
+        stats: &Memory<D>,
+        residual: Residual<'_, Self>,
+        relu: bool,
+        y: &mut DeviceView<T>,
+    ) {
+        let (groups, channels) = self.norm(shape);
+        let (residual, residual_stats) = match residual {
+            Residual::None => (0, 0),
+            Residual::Map(map) => (map.address(), 0),
+            Residual::Norm { z, stats } => (z.address(), stats.address()),
+        };
+        let chunks = Chunks::passing::<T, D>(&self.driver, shape);
+        let y = y.address();
+        let apply = NormApply {
+            z: z.map_or(y, DeviceView::address),
+            stats: stats.address(),
+            residual,
+            residual_stats,
+            y,
+            groups,
+            channels,
+            chunk: chunks.rows as i32,
+            relu: i32::from(relu),
+        };
+        self.launch(chunks.grid, apply);
+    }
+
+    /// Gradients of weight and bias, and the two terms of the data gradient.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one step")]
+    pub(super) fn norm_gradient_sums(
+        &mut self,
+        shape: &NormShape,
+        z: &DeviceView<T>,
+        stats: &mut Memory<D>,
+        mask: Mask<'_, Self>,
+        dy: &mut DeviceView<T>,
+        at: NormOffsets,
+        gradients: &mut DeviceView<f32>,
+    ) {
+        let (groups, channels) = self.norm(shape);
+        let (masked, y) = match mask {
+            Mask::None => (0, 0),
+            Mask::Recompute => (1, 0),
+            Mask::Output(y) => (2, y.address()),
+        };
+        let (c, stats) = (shape.map.channels, stats.address());
+        let chunks = Chunks::summing::<T, D>(&self.driver, shape);
+        let partial = self.scratch(chunks.bytes(shape));
+        let sums = NormGradientSums {
+            z: z.address(),
+            stats,
+            y,
+            dy: dy.address(),
+            partial,
+            groups,
+            channels,
+            chunk: chunks.rows as i32,
+            masked,
+        };
+        self.launch(chunks.grid, sums);
+        let finish = NormGradientFinish {
+            partial,
+            stats,
+            d_weight: gradients.part(at.weight, c),
+            d_bias: gradients.part(at.bias, c),
+            groups,
+            channels,
+            chunks: chunks.grid[0] as i32,
+            constant: i32::from(shape.statistics != Statistics::Batch),
+        };
+        self.launch([c.div_ceil(COLUMNS), 1, 1], finish);
+        if let Statistics::Image { groups } = shape.statistics {
+            let (images, width) = (shape.groups.count() as i32, (c / groups) as i32);
+            let (pixels, chunks) = (shape.map.pixels as i32, chunks.grid[0] as i32);
+            let terms = GroupNormGradient { partial, stats, images, pixels, channels, width, chunks };
+            self.launch([groups, shape.map.n, 1], terms);
+        }
+    }
+
+    /// Gradient of what was normalised.
+    #[expect(clippy::too_many_arguments, reason = "the operands of one step")]
+    pub(super) fn norm_gradient(
+        &mut self,
+        shape: &NormShape,
+        z: Option<&DeviceView<T>>,
+        stats: &Memory<D>,
+        recompute_mask: bool,
+        dy: Option<&DeviceView<T>>,
+        dz: &mut DeviceView<T>,
+        accumulate: bool,
+    ) {
+        let (groups, channels) = self.norm(shape);
+        let chunks = Chunks::passing::<T, D>(&self.driver, shape);
+        let dz = dz.address();
+        let apply = NormGradientApply {
+            z: z.map_or(0, DeviceView::address),
+            stats: stats.address(),
+            dy: dy.map_or(dz, DeviceView::address),
+            dz,
+            groups,
+            channels,
+            chunk: chunks.rows as i32,
+            masked: i32::from(recompute_mask),
+            accumulate: i32::from(accumulate),
+        };
+        self.launch(chunks.grid, apply);
+    }
+
+    /// Statistics of every image's groups of channels.
+    pub(super) fn image_stats(
+        &mut self,
+        shape: &NormShape,
+        z: &DeviceView<T>,
+        params: &DeviceView<f32>,
+        at: NormOffsets,
+        stats: &mut Memory<D>,
+    ) {
+        let Statistics::Image { groups: channel_groups } = shape.statistics else {
+            unreachable!("the plan asks for statistics of images where it has them");
+        };
+        let (groups, channels) = self.norm(shape);
+        let (c, z) = (shape.map.channels, z.address());
+        let chunks = Chunks::summing::<T, D>(&self.driver, shape);
+        let partial = self.scratch(chunks.bytes(shape));
+        self.launch(chunks.grid, NormSums { z, partial, groups, channels, chunk: chunks.rows as i32 });
+        let finish = GroupNormFinish {
+            z,
+            partial,
+            weight: params.part(at.weight, c),
+            bias: params.part(at.bias, c),
+            stats: stats.address(),
+            images: shape.groups.count() as i32,
+            pixels: shape.map.pixels as i32,
+            channels,
+            width: (c / channel_groups) as i32,
+            chunks: chunks.grid[0] as i32,
+            eps: shape.eps,
+        };
+        self.launch([channel_groups, shape.map.n, 1], finish);
+    }
+}
 
 /// A grid over chunks of rows, blocks of channels and groups; see `Walk` in `common.cuh`.
 pub(super) struct Chunks {

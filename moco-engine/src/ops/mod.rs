@@ -9,6 +9,8 @@ mod normalise;
 mod rows;
 mod update;
 
+#[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+pub(crate) use groups::check_groups;
 pub use groups::{AdamWStep, ParamGroup, SgdStep, adamw_groups, clip_factor, gradient_norm, scale_groups, sgd_groups};
 #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
 pub(crate) use info_nce::check_contrast;

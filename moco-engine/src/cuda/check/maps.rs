@@ -1,7 +1,10 @@
 //! Trials of elementwise steps, batch normalisation and pooling.
 
 use super::*;
-use crate::kernels::{BnGroups, MapShape, Mask, NormOffsets, NormShape, PoolShape, Residual, Statistics};
+use crate::kernels::{
+    BnGroups, MapShape, Mask, NormOffsets, NormShape, PoolShape, Residual, ResizeShape, SliceShape, Statistics,
+};
+use moco_models::Interpolation;
 
 pub(super) fn trials<T: Value, D: Driver>(trials: &mut Vec<Box<dyn Trial<T, D>>>, scale: Scale) {
     let mut lens = vec![1, 1003, 4096];
@@ -36,14 +39,110 @@ pub(super) fn trials<T: Value, D: Driver>(trials: &mut Vec<Box<dyn Trial<T, D>>>
         });
     }
     trials.extend(lens.into_iter().map(|len| Box::new(Elementwise { len }) as _));
+    let mut images =
+        vec![([3, 35, 12], 4, 3), ([2, 30, 28], 7, 5), ([2, 300, 16], 1, 2), ([1, 6, 520], 2, 1), ([5, 1, 6], 3, 5)];
+    if scale == Scale::Full {
+        images.extend([([16, 100 * 100, 256], 32, 16), ([16, 25 * 25, 256], 32, 16)]);
+    }
     for ([n, pixels, channels], groups) in norms {
         let map = MapShape { n, pixels, channels };
         let shape = NormShape { map, groups, statistics: Statistics::Batch, eps: 1e-5, momentum: 0.1 };
         trials.push(Box::new(NormForward { shape }));
         trials.push(Box::new(NormBackward { shape }));
+        trials.push(Box::new(NormBackward { shape: NormShape { statistics: Statistics::Running, ..shape } }));
+    }
+    for ([n, pixels, channels], groups, batch) in images {
+        let (map, statistics) = (MapShape { n, pixels, channels }, Statistics::Image { groups });
+        let shape = NormShape { map, groups: BnGroups::Ranks(batch), statistics, eps: 1e-5, momentum: 0.1 };
+        trials.push(Box::new(NormForward { shape }));
+        trials.push(Box::new(NormBackward { shape }));
     }
     for shape in pools {
         trials.push(Box::new(Pools { shape }));
+    }
+    let mut sizes = vec![
+        (2, [5, 7], [9, 13], 8),
+        (1, [9, 13], [4, 5], 16),
+        (3, [4, 3], [8, 6], 5),
+        (1, [6, 6], [6, 6], 3),
+        (2, [1, 9], [7, 2], 24),
+    ];
+    let mut slices = vec![(12, 8, 8, 24), (7, 5, 2, 9), (9, 16, 0, 16), (5, 8, 4, 16)];
+    if scale == Scale::Full {
+        sizes.extend([(8, [25, 25], [50, 50], 256), (8, [56, 56], [224, 224], 64), (4, [100, 100], [37, 37], 64)]);
+        slices.extend([(100_000, 256, 64, 512)]);
+    }
+    for (n, input, output, channels) in sizes {
+        for interpolation in [Interpolation::Nearest, Interpolation::Bilinear] {
+            trials.push(Box::new(Resized { shape: ResizeShape { n, input, output, channels, interpolation } }));
+        }
+    }
+    for (rows, channels, first, of) in slices {
+        trials.push(Box::new(Sliced { shape: SliceShape { rows, channels, first, of } }));
+    }
+}
+
+struct Resized {
+    shape: ResizeShape,
+}
+
+impl OnAny for Resized {
+    fn name(&self) -> String {
+        format!("{:?}", self.shape)
+    }
+
+    fn run<V: Device>(&self, bench: &mut Bench<'_, V>, noise: Noise) -> Result<Results> {
+        let s = &self.shape;
+        let len = |[height, width]: [usize; 2]| s.n * height * width * s.channels;
+        let (x_len, y_len) = (len(s.input), len(s.output));
+        let mut k = bench.kernels(&[Need::Resize(*s)])?;
+        let x = bench.map(&mut k, noise.map(0, x_len))?;
+        let dy = bench.map(&mut k, noise.map(1, y_len))?;
+        let mut dx = bench.map(&mut k, noise.map(2, x_len))?;
+        let mut y = k.map(y_len)?;
+        k.resize(s, V::Kernels::map_view(&x, x_len), V::Kernels::map_view_mut(&mut y, y_len));
+        let mut results = vec![("forward", bench.read_map(&mut k, &y, y_len)?, Tolerance::Map)];
+        for accumulate in [true, false] {
+            let what = if accumulate { "gradient added" } else { "gradient" };
+            let to = V::Kernels::map_view_mut(&mut dx, x_len);
+            k.resize_backward(s, V::Kernels::map_view(&dy, y_len), to, accumulate);
+            results.push((what, bench.read_map(&mut k, &dx, x_len)?, Tolerance::Map));
+        }
+        Ok(results)
+    }
+}
+
+struct Sliced {
+    shape: SliceShape,
+}
+
+impl OnAny for Sliced {
+    fn name(&self) -> String {
+        format!("{:?}", self.shape)
+    }
+
+    fn run<V: Device>(&self, bench: &mut Bench<'_, V>, noise: Noise) -> Result<Results> {
+        let s = &self.shape;
+        let (slice, whole) = (s.rows * s.channels, s.rows * s.of);
+        let mut k = bench.kernels(&[Need::Concat, Need::Shared(slice)])?;
+        let x = bench.map(&mut k, noise.map(0, slice))?;
+        let mut y = bench.map(&mut k, noise.map(1, whole))?;
+        k.insert_channels(s, V::Kernels::map_view(&x, slice), V::Kernels::map_view_mut(&mut y, whole));
+        let mut results = vec![("inserted", bench.read_map(&mut k, &y, whole)?, Tolerance::Exact)];
+        let dy = bench.map(&mut k, noise.map(2, whole))?;
+        let mut dx = bench.map(&mut k, noise.map(3, slice))?;
+        for accumulate in [true, false] {
+            let what = if accumulate { "taken and added" } else { "taken" };
+            let to = V::Kernels::map_view_mut(&mut dx, slice);
+            k.take_channels(s, V::Kernels::map_view(&dy, whole), to, accumulate);
+            results.push((what, bench.read_map(&mut k, &dx, slice)?, Tolerance::Map));
+        }
+        let from = bench.buffer(noise.full(4, slice))?;
+        let mut gradients = bench.buffer(noise.full(5, slice + 3))?;
+        let to = V::Kernels::view_mut(&mut gradients, slice + 3);
+        k.add_to_gradients(V::Kernels::view(&from, slice), slice, to, 3);
+        results.push(("added to gradients", bench.read(&gradients, slice + 3)?, Tolerance::Full));
+        Ok(results)
     }
 }
 
@@ -80,6 +179,10 @@ impl OnAny for Elementwise {
         given!("copy", Tolerance::Exact);
         k.load(V::Kernels::view(&full, len), V::Kernels::map_view_mut(&mut y, len), true);
         given!("load and add", Tolerance::Map);
+        let last = len / 3;
+        let part = V::Kernels::map_view_mut(&mut y, len - last);
+        k.load_part(V::Kernels::view(&full, len), last, len - last, part);
+        given!("load a part", Tolerance::Map);
         k.add(Some(view!(a)), view!(b), true, V::Kernels::map_view_mut(&mut y, len));
         given!("add and relu", Tolerance::Map);
         k.relu_mask(view!(b), V::Kernels::map_view_mut(&mut y, len));
@@ -101,7 +204,7 @@ struct NormForward {
 impl OnAny for NormForward {
     fn name(&self) -> String {
         let MapShape { n, pixels, channels } = self.shape.map;
-        format!("batch norm of {n}×{pixels}×{channels}, {:?}", self.shape.groups)
+        format!("norm of {n}×{pixels}×{channels}, {:?}, {:?}", self.shape.groups, self.shape.statistics)
     }
 
     fn run<V: Device>(&self, bench: &mut Bench<'_, V>, noise: Noise) -> Result<Results> {
@@ -118,7 +221,10 @@ impl OnAny for NormForward {
         let z = V::Kernels::map_view(&z, len);
         k.norm_running_stats(shape, params, AT(c), V::Kernels::view(&buffers, 1 + 2 * c), &mut running);
         let moved = V::Kernels::view_mut(&mut buffers, 1 + 2 * c);
-        k.norm_batch_stats(shape, z, false, params, AT(c), moved, &mut stats);
+        match shape.statistics {
+            Statistics::Image { .. } => k.norm_image_stats(shape, z, false, params, AT(c), &mut stats),
+            _ => k.norm_batch_stats(shape, z, false, params, AT(c), moved, &mut stats),
+        }
         // Of empty groups nothing is defined; scale and shift are fields 2 and 3 on every device.
         let used = groups.min(shape.map.n) * c;
         let part = |values: Vec<f32>, field: usize| values[field * groups * c..][..used].to_vec();
@@ -149,7 +255,7 @@ struct NormBackward {
 impl OnAny for NormBackward {
     fn name(&self) -> String {
         let MapShape { n, pixels, channels } = self.shape.map;
-        format!("gradient of batch norm of {n}×{pixels}×{channels}, {:?}", self.shape.groups)
+        format!("gradient of norm of {n}×{pixels}×{channels}, {:?}, {:?}", self.shape.groups, self.shape.statistics)
     }
 
     fn run<V: Device>(&self, bench: &mut Bench<'_, V>, noise: Noise) -> Result<Results> {
@@ -160,10 +266,14 @@ impl OnAny for NormBackward {
         let y = bench.map(&mut k, noise.map(1, len))?;
         let z = V::Kernels::map_view(&z, len);
         let params = bench.buffer(noise.full(2, 3 + 2 * c))?;
-        let mut buffers = bench.buffer(noise.full(3, 1 + 2 * c))?;
+        let mut buffers = bench.buffer(noise.full(3, 1 + 2 * c).into_iter().map(f32::abs).collect())?;
         let mut stats = k.buffer(V::Kernels::norm_stats_len(shape))?;
         let (params, moved) = (V::Kernels::view(&params, 3 + 2 * c), V::Kernels::view_mut(&mut buffers, 1 + 2 * c));
-        k.norm_batch_stats(shape, z, false, params, AT(c), moved, &mut stats);
+        match shape.statistics {
+            Statistics::Batch => k.norm_batch_stats(shape, z, false, params, AT(c), moved, &mut stats),
+            Statistics::Running => k.norm_running_stats(shape, params, AT(c), moved, &mut stats),
+            Statistics::Image { .. } => k.norm_image_stats(shape, z, false, params, AT(c), &mut stats),
+        }
         let mut results = vec![];
         for (i, name) in ["unmasked", "masked by the value", "masked by the output"].into_iter().enumerate() {
             let mut dy = bench.map(&mut k, noise.map(4 + i as u64, len))?;
@@ -183,9 +293,10 @@ impl OnAny for NormBackward {
             let to = V::Kernels::map_view_mut(&mut dz, len);
             k.norm_backward_apply(shape, Some(z), &stats, recompute, Some(read), to, i > 0);
             results.push((name, bench.read_map(&mut k, &dz, len)?, Tolerance::Map));
+            let unread = shape.statistics == Statistics::Running && !recompute;
             k.norm_backward_apply(
                 shape,
-                Some(z),
+                if unread { None } else { Some(z) },
                 &stats,
                 recompute,
                 None,

@@ -62,6 +62,10 @@ impl OnAny for Conv {
         let input = || ConvInput { x: V::Kernels::map_view(&x, x_len), norm: None };
         k.conv_forward(s, input(), params, at, false, false, V::Kernels::map_view_mut(&mut y, y_len));
         let mut results = vec![("forward", bench.read_map(&mut k, &y, y_len)?, Tolerance::Map)];
+        for (at, what) in [(at, "forward and relu"), (Offsets { bias: None, ..at }, "forward and relu, no bias")] {
+            k.conv_forward(s, input(), params, at, false, true, V::Kernels::map_view_mut(&mut y, y_len));
+            results.push((what, bench.read_map(&mut k, &y, y_len)?, Tolerance::Map));
+        }
         let dy = V::Kernels::map_view(&dy, y_len);
         k.conv_backward_params(s, input(), dy, at, V::Kernels::view_mut(&mut gradients, len));
         let gradients = bench.read(&gradients, len)?;

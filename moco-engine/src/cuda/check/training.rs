@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::device::{ContrastInputs, SgdUpdate};
-use crate::ops::SameImage;
+use crate::ops::{AdamWStep, ParamGroup, SameImage, SgdStep};
 
 pub(super) fn trials<T: Value, D: Driver>(trials: &mut Vec<Box<dyn Trial<T, D>>>, scale: Scale) {
     let mut losses =
@@ -14,6 +14,10 @@ pub(super) fn trials<T: Value, D: Driver>(trials: &mut Vec<Box<dyn Trial<T, D>>>
     }
     trials.extend(losses.into_iter().map(|(n, keys, dim, masked)| Box::new(Loss { n, keys, dim, masked }) as _));
     trials.extend(lens.into_iter().map(|len| Box::new(Updates { len }) as _));
+    trials.push(Box::new(Grouped { len: 5003 }));
+    if scale == Scale::Full {
+        trials.push(Box::new(Grouped { len: 27_000_001 }));
+    }
     trials.push(Box::new(Moves { n: 7, width: 19, places: 10 }));
     trials.push(Box::new(Moves { n: 12, width: 128, places: 5 }));
 }
@@ -107,6 +111,52 @@ impl OnAny for Updates {
         results.push(("sum", bench.read(target, len)?, Tolerance::Full));
         bench.device.copy(V::Kernels::view(params, len), V::Kernels::view_mut(target, len));
         results.push(("copy", bench.read(target, len)?, Tolerance::Full));
+        Ok(results)
+    }
+}
+
+struct Grouped {
+    len: usize,
+}
+
+impl OnAny for Grouped {
+    fn name(&self) -> String {
+        format!("groups of {} parameters", self.len)
+    }
+
+    fn run<V: Device>(&self, bench: &mut Bench<'_, V>, noise: Noise) -> Result<Results> {
+        let len = self.len;
+        let group = |range, lr, weight_decay| ParamGroup { range, lr, weight_decay };
+        // They begin anywhere, one is empty, and some parameters are in none.
+        let groups =
+            [group(1..len / 3, 0.1, 1e-2), group(len / 3..len / 3, 1.0, 0.0), group(len / 2..len - 1, 0.01, 0.0)];
+        let mut buffers = vec![];
+        for stream in 0..4 {
+            buffers.push(bench.buffer(noise.full(stream, len))?);
+        }
+        buffers.push(bench.buffer(noise.full(4, len).into_iter().map(f32::abs).collect())?);
+        let [params, gradients, velocity, first, second] = &mut buffers[..] else { unreachable!("five buffers") };
+        let mut results = vec![];
+        for nesterov in [false, true] {
+            let (to, from) = (V::Kernels::view_mut(params, len), V::Kernels::view(gradients, len));
+            let step = SgdStep { momentum: 0.9, nesterov };
+            bench.device.sgd_groups(to, from, V::Kernels::view_mut(velocity, len), &step, &groups)?;
+            let what = if nesterov { "SGD that looks ahead" } else { "SGD" };
+            results.push((what, bench.read(params, len)?, Tolerance::Full));
+            results.push(("velocity", bench.read(velocity, len)?, Tolerance::Full));
+        }
+        let (to, from) = (V::Kernels::view_mut(params, len), V::Kernels::view(gradients, len));
+        let step = AdamWStep { step: 3, betas: [0.9, 0.98], eps: 1e-6 };
+        let (mean, square) = (V::Kernels::view_mut(first, len), V::Kernels::view_mut(second, len));
+        bench.device.adamw_groups(to, from, mean, square, &step, &groups)?;
+        results.push(("AdamW", bench.read(params, len)?, Tolerance::Full));
+        results.push(("its means", bench.read(first, len)?, Tolerance::Full));
+        results.push(("its mean squares", bench.read(second, len)?, Tolerance::Full));
+        let norm = bench.device.clip_gradients(V::Kernels::view_mut(gradients, len), 0.5, &groups)?;
+        results.push(("norm", vec![norm as f32], Tolerance::Full));
+        results.push(("clipped gradients", bench.read(gradients, len)?, Tolerance::Full));
+        bench.device.zero(V::Kernels::view_mut(gradients, len / 2))?;
+        results.push(("cleared", bench.read(gradients, len)?, Tolerance::Full));
         Ok(results)
     }
 }
