@@ -126,11 +126,12 @@ pub(super) fn pyramid(b: &mut Builder, finest: usize, width: usize) -> Result<Ve
     Ok(levels)
 }
 
-/// Laterals as the FPN's authors start them (Caffe2's Xavier: uniform, variance 1 / fan_in), the classifier small, biases
-/// 0; the convolutions between as everywhere (arXiv:1502.01852).
+/// Laterals and the classifier as the FPN's authors start laterals (Caffe2's Xavier: uniform, variance 1 / fan_in), biases 0; the
+/// convolutions between as everywhere (arXiv:1502.01852). From small weights (0.01) a classifier over the few channels of
+/// a U-Net takes AdamW hundreds of steps until the first pixel is foreground; PyTorch with the same start does the same.
 pub(super) fn rule(name: &str) -> Option<Draw> {
     match name {
-        "head.classifier.weight" => Some(Draw::Normal { std: 0.01 }),
+        "head.classifier.weight" => Some(Draw::Xavier),
         _ if name.ends_with(".bias") && !name.ends_with(".norm.bias") => Some(Draw::Constant(0.0)),
         _ if name.starts_with("head.lateral") => Some(Draw::Xavier),
         _ => None,
