@@ -109,6 +109,20 @@ fn detections_within_a_crowd_are_neither_right_nor_wrong() {
 }
 
 #[test]
+fn an_object_that_counts_is_found_before_a_crowd_around_it() {
+    let crowd = LabelledBox { bbox: at(0.0, 100.0), label: 0, ignore: true };
+    let object = LabelledBox { bbox: at(0.0, 50.0), label: 0, ignore: false };
+    let found = Detection { bbox: at(5.0, 50.0), label: 0, score: 0.9 };
+    for truths in [[crowd, object], [object, crowd]] {
+        let mut scores = BoxScores::new(1);
+        scores.add(&truths, &[found]).unwrap();
+        // At the overlaps up to .80 that it reaches; above, the crowd takes it.
+        assert_eq!(scores.report().ar[2], Some(0.7), "{truths:?}");
+        assert!(scores.report().ap50.is_some_and(|ap| (ap - 1.0).abs() < 1e-12));
+    }
+}
+
+#[test]
 fn what_is_not_finite_or_no_class_is_refused_and_not_counted() {
     let mut scores = BoxScores::new(1);
     let found = Detection { bbox: at(0.0, 1.0), label: 0, score: 0.5 };
