@@ -1,12 +1,12 @@
 /**
- * libmoco: MoCo backbones and heads in a C or C++ process, without Python.
+ * libmoco: MoCo backbones, heads and fine-tuning in a C or C++ process, without Python.
  *
  * Names      moco_<thing>_<verb>; the thing is the first argument.
  * Errors     A function that can fail returns a moco_error *: NULL is success; anything else is owned by the caller,
  *            says what is wrong in moco_error_message() and is freed by moco_error_free(). No function unwinds into the
  *            caller or aborts the process; an internal fault is an error with MOCO_CODE_INTERNAL.
  * Outputs    Come last and are written on success only.
- * Ownership  What _open, _fit and _extract_… give is freed by the thing's _free, which accepts NULL. Strings and arrays
+ * Ownership  What _open, _fit, _extract_… and others give is freed by the thing's _free, which accepts NULL. Strings and arrays
  *            that a getter returns belong to the object and live as long as it does.
  * Threads    A const pointer means: any number of threads may make such calls on one object at the same time.
  *            _free must be the last call on an object. Errors may be passed between threads.
@@ -45,6 +45,9 @@
 #define MOCO_PIXEL_INVERTED ((uint32_t)1 << 16)
 /** The moco_pixel_type in moco_pixels.type. */
 #define MOCO_PIXEL_TYPE_OF(type) ((type) & 0xffu)
+
+/** In moco_box.flags: neither finding nor missing the object counts (VOC's difficult, COCO's iscrowd). */
+#define MOCO_BOX_IGNORED ((uint32_t)1)
 
 /**
  * Kind of an error. Numbers are never given another meaning.
@@ -162,6 +165,68 @@ typedef uint32_t moco_log_level;
 #endif // __cplusplus
 
 /**
+ * What a model says about an image.
+ */
+enum moco_task
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * One class.
+   */
+  MOCO_TASK_CLASSIFY = 1,
+  /**
+   * Any number of classes.
+   */
+  MOCO_TASK_MULTI_LABEL = 2,
+  /**
+   * A class for every pixel.
+   */
+  MOCO_TASK_SEGMENT = 3,
+  /**
+   * Boxes with a class each.
+   */
+  MOCO_TASK_DETECT = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum moco_task moco_task;
+#else
+typedef uint32_t moco_task;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
+ * What a session has just done, for moco_session_progress.event.
+ */
+enum moco_session_event
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  /**
+   * A step of the training.
+   */
+  MOCO_SESSION_EVENT_STEP = 1,
+  /**
+   * An epoch, with its validation if it had one.
+   */
+  MOCO_SESSION_EVENT_EPOCH = 2,
+  /**
+   * Some images of an evaluation.
+   */
+  MOCO_SESSION_EVENT_EVALUATED = 3,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum moco_session_event moco_session_event;
+#else
+typedef uint32_t moco_session_event;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+/**
  * A backbone: what MoCo trains, and what turns an image into features.
  *
  * 1. moco_backbone_open().
@@ -210,6 +275,47 @@ typedef struct moco_head moco_head;
  * 4. moco_frame_free(), moco_image_free().
  */
 typedef struct moco_image moco_image;
+
+/**
+ * How well a model does on labelled images: measures by name.
+ *
+ * 1. moco_session_evaluate() or moco_model_evaluate() gives it.
+ * 2. moco_metrics_get() by name, or moco_metrics_name() and …_value() for all of them.
+ * 3. moco_metrics_free().
+ */
+typedef struct moco_metrics moco_metrics;
+
+/**
+ * A model: a backbone and a head, in one file; it answers with classes, masks or boxes.
+ *
+ * 1. moco_session_model() makes one, moco_model_open() reads one.
+ * 2. moco_model_predict() or moco_model_predict_paths(), moco_model_evaluate(), from any number of threads.
+ * 3. moco_model_save(), moco_model_export_onnx().
+ * 4. moco_model_free().
+ */
+typedef struct moco_model moco_model;
+
+/**
+ * Answers about a number of images, each in pixels of its image.
+ *
+ * 1. moco_model_predict() or moco_model_predict_paths() gives it.
+ * 2. moco_prediction_label() and …_probabilities() for classification, …_mask() and …_confidence() for segmentation,
+ *    …_detections() for detection.
+ * 3. moco_prediction_free().
+ */
+typedef struct moco_prediction moco_prediction;
+
+/**
+ * A training in progress: a backbone with a head that learns.
+ *
+ * 1. moco_session_open(), or moco_session_resume() from a checkpoint.
+ * 2. moco_session_fit() for a whole training, or moco_session_step() for batches of the application's own.
+ * 3. moco_session_evaluate(), moco_session_model(), moco_session_checkpoint().
+ * 4. moco_session_free().
+ *
+ * One call at a time: another that is made meanwhile is an error. Only moco_session_cancel() may be called at any time.
+ */
+typedef struct moco_session moco_session;
 
 /**
  * How a backbone is opened. Start from MOCO_BACKBONE_OPTIONS_INIT.
@@ -430,6 +536,406 @@ typedef struct {
  * Receives messages; see moco_log_set().
  */
 typedef void (*moco_log_callback)(uint32_t level, const char *message, void *user);
+
+/**
+ * How a model is asked. Start from MOCO_PREDICT_OPTIONS_INIT.
+ */
+typedef struct {
+  /**
+   * sizeof(moco_predict_options).
+   */
+  size_t struct_size;
+  /**
+   * "auto" (the default: a GPU if there is one), "cpu", "cuda:0".
+   */
+  const char *device;
+  /**
+   * Images, or tiles of a large image, that are computed at once; chosen by default. Changes answers by rounding only.
+   */
+  uint32_t batch;
+  /**
+   * Detection: most objects an image; 100 by default.
+   */
+  uint32_t max_detections;
+  /**
+   * Detection: objects that are less sure are left out; 0.05 by default.
+   */
+  float score;
+  /**
+   * Detection: of two boxes of a class that overlap by more (intersection over union), the surer is kept; 0.6 by default.
+   */
+  float nms_iou;
+} moco_predict_options;
+
+/**
+ * An object that is known to be there. Edges, not pixel indices, in pixels of the image: all of it is 0, 0, width,
+ * height; COCO's [x, y, w, h] is x, y, x + w, y + h.
+ */
+typedef struct {
+  /**
+   * Left edge.
+   */
+  float x0;
+  /**
+   * Upper edge.
+   */
+  float y0;
+  /**
+   * Right edge, above x0.
+   */
+  float x1;
+  /**
+   * Lower edge, above y0.
+   */
+  float y1;
+  /**
+   * Its class, from 0.
+   */
+  uint32_t label;
+  /**
+   * 0, or MOCO_BOX_IGNORED.
+   */
+  uint32_t flags;
+} moco_box;
+
+/**
+ * The truth about an image. Only the fields of the session's or model's task are read.
+ */
+typedef struct {
+  /**
+   * MOCO_TASK_MULTI_LABEL: a byte a class, 1 if the image has it, 0 if not.
+   */
+  const uint8_t *labels;
+  /**
+   * MOCO_TASK_SEGMENT: the class of every pixel, rows from top to bottom, of the size of the image; 255 says nothing.
+   */
+  const uint8_t *mask;
+  /**
+   * MOCO_TASK_DETECT: array of `boxes_len` objects. NULL if there are none.
+   */
+  const moco_box *boxes;
+  /**
+   * Bytes from one row of `mask` to the next; 0 = rows follow each other without a gap.
+   */
+  size_t mask_stride;
+  /**
+   * Number of objects.
+   */
+  size_t boxes_len;
+  /**
+   * MOCO_TASK_CLASSIFY: the class, from 0.
+   */
+  uint32_t label;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} moco_target;
+
+/**
+ * A labelled image.
+ */
+typedef struct {
+  /**
+   * The image.
+   */
+  moco_pixels pixels;
+  /**
+   * The truth about it.
+   */
+  moco_target target;
+  /**
+   * The application's own, e.g. what moco_samples.release frees.
+   */
+  void *owner;
+} moco_sample;
+
+/**
+ * Gives sample `index`, below moco_samples.len: fills all of `out`, which is zero. What it points at must stay until
+ * moco_samples.release is called for it; without one, until the next call of this function or the end of the function
+ * that was given the samples. Anything but 0 is a failure, which the training reports with this number. Must not unwind.
+ */
+typedef int (*moco_sample_read)(size_t index, moco_sample *out, void *user);
+
+/**
+ * Called when a sample that moco_sample_read gave has been copied. Must not unwind.
+ */
+typedef void (*moco_sample_release)(const moco_sample *sample, void *user);
+
+/**
+ * A set of labelled images: an array, or a callback. Start from MOCO_SAMPLES_INIT.
+ */
+typedef struct {
+  /**
+   * sizeof(moco_samples).
+   */
+  size_t struct_size;
+  /**
+   * Number of samples.
+   */
+  size_t len;
+  /**
+   * Array of `len` samples; NULL = `read` gives them.
+   */
+  const moco_sample *samples;
+  /**
+   * Gives one sample. It is called from threads of libmoco, for the same index again in every epoch.
+   */
+  moco_sample_read read;
+  /**
+   * NULL = nothing is to be released.
+   */
+  moco_sample_release release;
+  /**
+   * Handed to `read` and `release`.
+   */
+  void *user;
+  /**
+   * 1 = `read` and `release` may be called by several threads at once, which needs a `release` or samples that stay.
+   * By default one call is made after the other.
+   */
+  uint32_t concurrent;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} moco_samples;
+
+/**
+ * An object that was found. Edges, not pixel indices, in pixels of the image that was given.
+ */
+typedef struct {
+  /**
+   * Left edge.
+   */
+  float x0;
+  /**
+   * Upper edge.
+   */
+  float y0;
+  /**
+   * Right edge.
+   */
+  float x1;
+  /**
+   * Lower edge.
+   */
+  float y1;
+  /**
+   * Its class, from 0.
+   */
+  uint32_t label;
+  /**
+   * How sure, 0 to 1.
+   */
+  float score;
+} moco_detection;
+
+/**
+ * How far a training or an evaluation is.
+ */
+typedef struct {
+  /**
+   * Steps done.
+   */
+  uint64_t step;
+  /**
+   * Steps of the whole training; 0 if it has no end.
+   */
+  uint64_t steps;
+  /**
+   * A moco_session_event.
+   */
+  uint32_t event;
+  /**
+   * Epochs done.
+   */
+  uint32_t epoch;
+  /**
+   * Epochs of the whole training; 0 for a session that is fed batch by batch.
+   */
+  uint32_t epochs;
+  /**
+   * Images done, of an evaluation.
+   */
+  uint32_t images;
+  /**
+   * Images of it.
+   */
+  uint32_t images_total;
+  /**
+   * Loss of the step, mean loss of the epoch; NaN during an evaluation.
+   */
+  float loss;
+  /**
+   * Learning rate of the head.
+   */
+  float learning_rate;
+  /**
+   * The measure that decides, on the validation samples of this epoch; NaN if there was no validation.
+   */
+  float metric;
+  /**
+   * The best of it so far; NaN if there is none.
+   */
+  float best_metric;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
+} moco_session_progress;
+
+/**
+ * Called after each step, after each epoch and during evaluations, by the thread that called libmoco. Anything but 0
+ * cancels. Must not unwind, and must not call functions on the session but moco_session_cancel().
+ */
+typedef int (*moco_session_callback)(const moco_session_progress *progress, void *user);
+
+/**
+ * How a session is set up. Start from MOCO_SESSION_OPTIONS_INIT; `task` and `classes` must be given.
+ *
+ * Texts are the words of `moco-train finetune`, and `settings` reaches every option it has.
+ */
+typedef struct {
+  /**
+   * sizeof(moco_session_options).
+   */
+  size_t struct_size;
+  /**
+   * As many names as classes, all different, kept with the model. NULL = "0", "1", ….
+   */
+  const char *const *class_names;
+  /**
+   * As many weights as classes, for the loss of classification and segmentation. NULL = all 1.
+   */
+  const float *class_weights;
+  /**
+   * Network of a random start, e.g. "resnet18" (the default) or "resnet50". With the place of a backbone only "random":
+   * its network and its rule for images, with random weights, to see what its weights are worth.
+   */
+  const char *arch;
+  /**
+   * The head: "linear" (the default) or "mlp:512" to classify, "fpn" (the default), "fpn:64" or "unet:32" to segment,
+   * "fcos" or "fcos:width=96,convs=2,levels=3-7" to detect.
+   */
+  const char *head;
+  /**
+   * What does not learn: "nothing", "stages:2" (the first two of stem, layer1 … layer4) or "backbone". By default the
+   * backbone under a classifier that starts from one, nothing otherwise.
+   */
+  const char *freeze;
+  /**
+   * Batch normalisations of the part of the backbone that learns: "trained" (the default) or "frozen".
+   */
+  const char *batch_norm;
+  /**
+   * Loss of a segmentation: "ce+dice" (the default), "ce", "dice", "focal", "0.5*ce+dice+focal".
+   */
+  const char *loss;
+  /**
+   * How training images are varied: "none", "light", "default" or "microscopy". What makes no sense for the channels is
+   * switched off, which the log callback is told.
+   */
+  const char *augment;
+  /**
+   * "adamw" (the default) or "sgd".
+   */
+  const char *optimiser;
+  /**
+   * Which values become black and white, of images whose depth the backbone's card does not name: "full",
+   * "window:-160,240", "percentile:1,99", "min-max". They then keep their depth, and the model remembers. NULL = they are
+   * refused.
+   */
+  const char *values;
+  /**
+   * "auto" (the default: a GPU if there is one), "cpu", "cuda:0".
+   */
+  const char *device;
+  /**
+   * More options as TOML, e.g. "validate_every = 2\n[optimiser]\nclip = 5.0"; they count more than the fields here.
+   */
+  const char *settings;
+  /**
+   * File to which moco_session_fit() writes a checkpoint after each epoch. NULL = none.
+   */
+  const char *checkpoint;
+  /**
+   * NULL = none.
+   */
+  moco_session_callback progress;
+  /**
+   * Handed to `progress`.
+   */
+  void *user;
+  /**
+   * The head's first weights, a random start, the order of images, their variation.
+   */
+  uint64_t seed;
+  /**
+   * A moco_task.
+   */
+  uint32_t task;
+  /**
+   * Number of classes; for segmentation with the background, for detection without.
+   */
+  uint32_t classes;
+  /**
+   * Channels of the images; the first convolution is adapted. 0 = as the backbone's card says, 3 for a random start.
+   */
+  uint32_t channels;
+  /**
+   * Height of the network's input, to which images are brought; chosen by task by default.
+   */
+  uint32_t height;
+  /**
+   * Width of the network's input; 0 = as `height`.
+   */
+  uint32_t width;
+  /**
+   * Passes over the training data; chosen by task by default.
+   */
+  uint32_t epochs;
+  /**
+   * Steps of the whole training; needed by moco_session_step() for its learning rates, else as `epochs` make.
+   */
+  uint32_t steps;
+  /**
+   * Images a step; chosen by task by default.
+   */
+  uint32_t batch;
+  /**
+   * Validations without a better result after which the training ends; 0 = never.
+   */
+  uint32_t patience;
+  /**
+   * Threads that prepare images; one a core by default.
+   */
+  uint32_t threads;
+  /**
+   * Learning rate of the head; chosen by default.
+   */
+  float learning_rate;
+  /**
+   * Learning rate of the backbone's last stage, as a factor on that of the head; chosen by default.
+   */
+  float backbone_rate;
+  /**
+   * Learning rate of each stage of the backbone as a factor on that of the next one, up to 1, which is the default.
+   */
+  float layer_decay;
+  /**
+   * Weight decay; chosen by default.
+   */
+  float weight_decay;
+  /**
+   * Share of the training in which the learning rate rises, below 1; chosen by default.
+   */
+  float warmup;
+  /**
+   * Moving average of the weights, which is then validated and saved: weight of the old one a step, e.g. 0.999. 0 = none.
+   */
+  float average;
+} moco_session_options;
 
 #ifdef __cplusplus
 extern "C" {
@@ -915,6 +1421,423 @@ void moco_log_set(moco_log_callback callback,
                   void *user);
 
 /**
+ * Reads a model.
+ *
+ * Parameters: `path`: a file that moco_model_save() or `moco-train finetune` wrote, or hf://owner/name[@revision][/file] in
+ * a Hub of models. `out`: receives the model.
+ * Returns: NULL, or an error: MOCO_CODE_IO, MOCO_CODE_FORMAT, also for the file of a backbone or of a linear head alone.
+ * Memory: free the model with moco_model_free().
+ * Thread safety: any thread.
+ */
+MOCO_MUST_USE
+moco_error *moco_model_open(const char *path,
+                            moco_model **out);
+
+/**
+ * Writes a model to a safetensors file, whole or not at all: the backbone's tensors under torchvision's names, the head's
+ * under head.*, both cards.
+ *
+ * Parameters: `model`: a model. `path`: the file, which is replaced if it exists.
+ * Returns: NULL, or an error: MOCO_CODE_IO.
+ * Thread safety: const.
+ */
+MOCO_MUST_USE
+moco_error *moco_model_save(const moco_model *model,
+                            const char *path);
+
+/**
+ * Writes a model to one ONNX file, in which all lies between an image that has been prepared and probabilities, a mask or
+ * boxes; a detector's boxes are not thinned out in it.
+ *
+ * Parameters: `model`: a model. `path`: the file, which is replaced if it exists.
+ * Returns: NULL, or an error: MOCO_CODE_IO, MOCO_CODE_FORMAT for weights above 2 GB.
+ * Thread safety: const.
+ */
+MOCO_MUST_USE
+moco_error *moco_model_export_onnx(const moco_model *model,
+                                   const char *path);
+
+/**
+ * What it says about an image.
+ *
+ * Parameters: `model`: a model or NULL.
+ * Returns: a moco_task; 0 for NULL.
+ * Thread safety: const.
+ */
+uint32_t moco_model_task(const moco_model *model);
+
+/**
+ * Number of classes.
+ *
+ * Parameters: `model`: a model or NULL.
+ * Returns: the number; 0 for NULL.
+ * Thread safety: const.
+ */
+size_t moco_model_classes(const moco_model *model);
+
+/**
+ * Name of a class.
+ *
+ * Parameters: `model`: a model or NULL. `label`: the class, from 0.
+ * Returns: its name; NULL if there is no such class.
+ * Memory: the text belongs to `model`.
+ * Thread safety: const.
+ */
+const char *moco_model_class_name(const moco_model *model, size_t label);
+
+/**
+ * Channels of the images it reads.
+ *
+ * Parameters: `model`: a model or NULL.
+ * Returns: the number; 0 for NULL.
+ * Thread safety: const.
+ */
+size_t moco_model_channels(const moco_model *model);
+
+/**
+ * The card of its backbone as JSON, as moco_backbone_card() gives it.
+ *
+ * Parameters: `model`: a model or NULL.
+ * Returns: text; NULL for NULL.
+ * Memory: the text belongs to `model`.
+ * Thread safety: const.
+ */
+const char *moco_model_card(const moco_model *model);
+
+/**
+ * The card of its head as JSON: head, classes, size and preparation of images, training options, measures.
+ *
+ * Parameters: `model`: a model or NULL.
+ * Returns: text; NULL for NULL.
+ * Memory: the text belongs to `model`.
+ * Thread safety: const.
+ */
+const char *moco_model_head(const moco_model *model);
+
+/**
+ * Answers about images in memory, of any size: each in pixels of its image.
+ *
+ * Parameters: `model`: a model. `pixels`: array of `n` images, which may differ in size and type. `options`: or NULL for all
+ * defaults. `out`: receives the answers.
+ * Returns: NULL, or an error that names the image.
+ * Memory: pixels are copied; free the answers with moco_prediction_free().
+ * Thread safety: const.
+ */
+MOCO_MUST_USE
+moco_error *moco_model_predict(const moco_model *model,
+                               const moco_pixels *pixels,
+                               size_t n,
+                               const moco_predict_options *options,
+                               moco_prediction **out);
+
+/**
+ * Answers about image files, of any size: each in pixels of its image.
+ *
+ * Parameters: `model`: a model. `paths`: array of `n` paths to files of one image each (JPEG, PNG, TIFF, DICOM, NIfTI).
+ * `options`: or NULL for all defaults. `out`: receives the answers.
+ * Returns: NULL, or an error that names the file.
+ * Memory: free the answers with moco_prediction_free().
+ * Thread safety: const.
+ */
+MOCO_MUST_USE
+moco_error *moco_model_predict_paths(const moco_model *model,
+                                     const char *const *paths,
+                                     size_t n,
+                                     const moco_predict_options *options,
+                                     moco_prediction **out);
+
+/**
+ * Measures a model on labelled images.
+ *
+ * Parameters: `model`: a model. `samples`: as in moco_samples, of the model's task and classes. `options`: or NULL for all
+ * defaults. `out`: receives the measures.
+ * Returns: NULL, or an error that names the sample.
+ * Memory: samples are read during the call only, from threads of libmoco; free the measures with moco_metrics_free().
+ * Thread safety: const.
+ */
+MOCO_MUST_USE
+moco_error *moco_model_evaluate(const moco_model *model,
+                                const moco_samples *samples,
+                                const moco_predict_options *options,
+                                moco_metrics **out);
+
+/**
+ * Frees a model.
+ *
+ * Parameters: `model`: a model or NULL.
+ * Thread safety: must be the last call on `model`.
+ */
+void moco_model_free(moco_model *model);
+
+/**
+ * Number of images.
+ *
+ * Parameters: `prediction`: answers or NULL.
+ * Returns: the number; 0 for NULL.
+ * Thread safety: const.
+ */
+size_t moco_prediction_images(const moco_prediction *prediction);
+
+/**
+ * The most probable class of an image: the first of them, if several are as probable.
+ *
+ * Parameters: `prediction`: answers of a classifier. `image`: index, from 0. `out`: receives the class.
+ * Returns: NULL, or an error if there is no such image or the model is no classifier.
+ * Thread safety: const.
+ */
+MOCO_MUST_USE
+moco_error *moco_prediction_label(const moco_prediction *prediction,
+                                  size_t image,
+                                  uint32_t *out);
+
+/**
+ * Probabilities of the classes of an image: they add up to 1 for MOCO_TASK_CLASSIFY, and stand each on its own for
+ * MOCO_TASK_MULTI_LABEL.
+ *
+ * Parameters: `prediction`: answers. `image`: index, from 0. `len`: receives the number of classes; may be NULL.
+ * Returns: the first probability; NULL if there is no such image or the model is no classifier.
+ * Memory: the array belongs to `prediction`.
+ * Thread safety: const.
+ */
+const float *moco_prediction_probabilities(const moco_prediction *prediction,
+                                           size_t image,
+                                           size_t *len);
+
+/**
+ * The most probable class of every pixel of an image: rows from top to bottom, without gaps, as many as the image has.
+ *
+ * Parameters: `prediction`: answers. `image`: index, from 0. `width`, `height`: receive the size of the image; may be NULL.
+ * Returns: the first class; NULL, with a size of 0, if there is no such image or the model does not segment.
+ * Memory: the array belongs to `prediction`.
+ * Thread safety: const.
+ */
+const uint8_t *moco_prediction_mask(const moco_prediction *prediction,
+                                    size_t image,
+                                    size_t *width,
+                                    size_t *height);
+
+/**
+ * How probable the class of every pixel is: as many values as the mask has.
+ *
+ * Parameters: `prediction`: answers. `image`: index, from 0. `len`: receives the number of pixels; may be NULL.
+ * Returns: the first probability; NULL if there is no such image or the model does not segment.
+ * Memory: the array belongs to `prediction`.
+ * Thread safety: const.
+ */
+const float *moco_prediction_confidence(const moco_prediction *prediction,
+                                        size_t image,
+                                        size_t *len);
+
+/**
+ * The objects found in an image, the surest first.
+ *
+ * Parameters: `prediction`: answers. `image`: index, from 0. `len`: receives their number.
+ * Returns: the first object; NULL, with a number of 0, if there is none, no such image, or the model does not detect.
+ * Memory: the array belongs to `prediction`.
+ * Thread safety: const.
+ */
+const moco_detection *moco_prediction_detections(const moco_prediction *prediction,
+                                                 size_t image,
+                                                 size_t *len);
+
+/**
+ * Frees answers.
+ *
+ * Parameters: `prediction`: answers or NULL.
+ * Thread safety: must be the last call on `prediction`.
+ */
+void moco_prediction_free(moco_prediction *prediction);
+
+/**
+ * Number of images that were measured.
+ *
+ * Parameters: `metrics`: measures or NULL.
+ * Returns: the number; 0 for NULL.
+ * Thread safety: const.
+ */
+size_t moco_metrics_images(const moco_metrics *metrics);
+
+/**
+ * Number of measures. The first is the one by which a session chooses the best weights: accuracy, map (of multi-label
+ * classification and of detection, there as COCO defines it), mean_dice.
+ *
+ * Parameters: `metrics`: measures or NULL.
+ * Returns: the number; 0 for NULL.
+ * Thread safety: const.
+ */
+size_t moco_metrics_len(const moco_metrics *metrics);
+
+/**
+ * Name of a measure.
+ *
+ * Parameters: `metrics`: measures or NULL. `index`: from 0.
+ * Returns: its name; NULL if there is no such measure.
+ * Memory: the text belongs to `metrics`.
+ * Thread safety: const.
+ */
+const char *moco_metrics_name(const moco_metrics *metrics, size_t index);
+
+/**
+ * Value of a measure.
+ *
+ * Parameters: `metrics`: measures or NULL. `index`: from 0.
+ * Returns: its value; NaN if there is no such measure.
+ * Thread safety: const.
+ */
+double moco_metrics_value(const moco_metrics *metrics, size_t index);
+
+/**
+ * Value of a measure by its name. Measures that are not defined, such as the recall of a class that no image has, are
+ * not there.
+ *
+ * Parameters: `metrics`: measures. `name`: e.g. "accuracy". `out`: receives the value.
+ * Returns: NULL, or an error that names the measures there are.
+ * Thread safety: const.
+ */
+MOCO_MUST_USE
+moco_error *moco_metrics_get(const moco_metrics *metrics,
+                             const char *name,
+                             double *out);
+
+/**
+ * Frees measures.
+ *
+ * Parameters: `metrics`: measures or NULL.
+ * Thread safety: must be the last call on `metrics`.
+ */
+void moco_metrics_free(moco_metrics *metrics);
+
+/**
+ * Starts a session.
+ *
+ * Parameters: `place`: what the training starts from: a backbone, as in moco_backbone_open(); a model that
+ * moco_model_save() wrote, with its head where task, classes and head are the same; or NULL for a random start. `options`:
+ * `task` and `classes` must be given. `out`: receives the session.
+ * Returns: NULL, or an error: MOCO_CODE_IO, MOCO_CODE_FORMAT, MOCO_CODE_INVALID_ARGUMENT that names the option.
+ * Memory: free the session with moco_session_free(). Texts and arrays of the options are copied.
+ * Thread safety: any thread.
+ */
+MOCO_MUST_USE
+moco_error *moco_session_open(const char *place,
+                              const moco_session_options *options,
+                              moco_session **out);
+
+/**
+ * Goes on from a checkpoint, to the bit as if the training had not been interrupted.
+ *
+ * Parameters: `checkpoint`: a file that moco_session_checkpoint() or a fit with `options->checkpoint` wrote. `options`: of
+ * which only `progress`, `user`, `checkpoint`, `threads` and `device` are read, for the checkpoint holds all others; or
+ * NULL. `out`: receives the session.
+ * Returns: NULL, or an error: MOCO_CODE_IO, MOCO_CODE_FORMAT.
+ * Memory: free the session with moco_session_free().
+ * Thread safety: any thread.
+ */
+MOCO_MUST_USE
+moco_error *moco_session_resume(const char *checkpoint,
+                                const moco_session_options *options,
+                                moco_session **out);
+
+/**
+ * One step on a batch of the application's own: images are varied and prepared, the network learns. Its learning rate
+ * follows the schedule over `options->steps`.
+ *
+ * Parameters: `session`: a session. `pixels`, `targets`: `n` images, which may differ in size and type, and the truth about
+ * each. `loss`: receives the loss before the step; may be NULL.
+ * Returns: NULL, or an error that names the image; nothing was learned then.
+ * Memory: pixels and targets are read during the call only.
+ * Thread safety: one call at a time.
+ */
+MOCO_MUST_USE
+moco_error *moco_session_step(moco_session *session,
+                              const moco_pixels *pixels,
+                              const moco_target *targets,
+                              size_t n,
+                              float *loss);
+
+/**
+ * Trains to the end of the last epoch, from wherever the session is: a session that was cancelled or resumed goes on.
+ *
+ * Parameters: `session`: a session. `train`: the samples to learn. `validation`: samples on which the weights are judged
+ * after each epoch, the best of which the session then gives; NULL = none. Both as in moco_samples, of the session's task.
+ * Returns: NULL, or an error: MOCO_CODE_CANCELLED where the callback or moco_session_cancel() said so, and the session can be
+ * used on; MOCO_CODE_INVALID_ARGUMENT that names the sample; MOCO_CODE_IO where a checkpoint cannot be written.
+ * Memory: samples are read during the call only, from threads of libmoco.
+ * Thread safety: one call at a time.
+ */
+MOCO_MUST_USE
+moco_error *moco_session_fit(moco_session *session,
+                             const moco_samples *train,
+                             const moco_samples *validation);
+
+/**
+ * Measures the session's model, as moco_session_model() would give it, on labelled images.
+ *
+ * Parameters: `session`: a session. `samples`: as in moco_samples. `out`: receives the measures.
+ * Returns: NULL, or an error: MOCO_CODE_CANCELLED, or MOCO_CODE_INVALID_ARGUMENT that names the sample.
+ * Memory: free the measures with moco_metrics_free().
+ * Thread safety: one call at a time.
+ */
+MOCO_MUST_USE
+moco_error *moco_session_evaluate(moco_session *session,
+                                  const moco_samples *samples,
+                                  moco_metrics **out);
+
+/**
+ * What it learns to say about an image.
+ *
+ * Parameters: `session`: a session or NULL.
+ * Returns: a moco_task; 0 for NULL.
+ * Thread safety: any thread, at any time.
+ */
+uint32_t moco_session_task(const moco_session *session);
+
+/**
+ * Number of classes.
+ *
+ * Parameters: `session`: a session or NULL.
+ * Returns: the number; 0 for NULL.
+ * Thread safety: any thread, at any time.
+ */
+size_t moco_session_classes(const moco_session *session);
+
+/**
+ * Makes the call that runs on a session stop soon: it returns MOCO_CODE_CANCELLED. Without such a call, the next one stops.
+ *
+ * Parameters: `session`: a session or NULL.
+ * Thread safety: any thread, at any time before moco_session_free().
+ */
+void moco_session_cancel(const moco_session *session);
+
+/**
+ * Writes everything that moco_session_resume() needs, whole or not at all.
+ *
+ * Parameters: `session`: a session. `path`: the file, which is replaced if it exists.
+ * Returns: NULL, or an error: MOCO_CODE_IO.
+ * Thread safety: one call at a time.
+ */
+MOCO_MUST_USE moco_error *moco_session_checkpoint(moco_session *session, const char *path);
+
+/**
+ * The model as it is now: with the best weights that were validated, else their moving average, else the last ones.
+ *
+ * Parameters: `session`: a session, which goes on independently. `out`: receives the model.
+ * Returns: NULL, or an error.
+ * Memory: free the model with moco_model_free().
+ * Thread safety: one call at a time.
+ */
+MOCO_MUST_USE
+moco_error *moco_session_model(moco_session *session,
+                               moco_model **out);
+
+/**
+ * Frees a session.
+ *
+ * Parameters: `session`: a session or NULL.
+ * Thread safety: must be the last call on `session`.
+ */
+void moco_session_free(moco_session *session);
+
+/**
  * Version of the library that is loaded, e.g. "0.1.0". Compare its first two numbers with MOCO_VERSION_MAJOR and
  * MOCO_VERSION_MINOR to see whether the program was built for it.
  *
@@ -942,3 +1865,9 @@ uint32_t moco_abi_version(void);
 #define MOCO_BACKBONE_OPTIONS_INIT { sizeof(moco_backbone_options), NULL, NULL, 0, 0, NULL, 0, 0 }
 /** Every option at its default. */
 #define MOCO_FIT_OPTIONS_INIT { sizeof(moco_fit_options), NULL, NULL, NULL, 0, 0, 0, 0.0f, 0.0f, 0, 0 }
+/** No samples. */
+#define MOCO_SAMPLES_INIT { sizeof(moco_samples), 0, NULL, NULL, NULL, NULL, 0, 0 }
+/** Every option at its default. */
+#define MOCO_SESSION_OPTIONS_INIT { sizeof(moco_session_options), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f }
+/** Every option at its default. */
+#define MOCO_PREDICT_OPTIONS_INIT { sizeof(moco_predict_options), NULL, 0, 0, 0.0f, 0.0f }

@@ -71,9 +71,11 @@ pub(crate) unsafe fn images(pixels: *const moco_pixels, n: usize, name: &str) ->
     pixels.iter().enumerate().map(|(i, p)| unsafe { image(p, &format!("{name}[{i}]")) }).collect()
 }
 
+/// Copies an image.
+///
 /// # Safety
 /// `pixels.data` is NULL or reaches as far as the sizes say.
-unsafe fn image(pixels: &moco_pixels, name: &str) -> Result<Raster> {
+pub(crate) unsafe fn image(pixels: &moco_pixels, name: &str) -> Result<Raster> {
     let in_image = |e: moco_image::Error| {
         let error = moco_error::from(e);
         moco_error::new(error.code, format!("`{name}`: {}", error.message.to_string_lossy()))

@@ -31,6 +31,24 @@ fn a_cpp_program_of_two_units_shares_a_backbone_between_threads() {
 }
 
 #[test]
+fn a_c_program_trains_and_uses_models_and_gets_every_error() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let program = folder.path().join("training");
+    compile("cc", &["-std=c99"], &["abi/training.c"], &program);
+    run(&program, folder.path());
+}
+
+#[test]
+fn a_cpp_program_trains_cancels_and_shares_a_model_between_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path());
+    let program = folder.path().join("training");
+    compile("c++", &["-std=c++17", "-pthread"], &["abi/training.cpp"], &program);
+    run(&program, folder.path());
+}
+
+#[test]
 fn the_examples_of_each_language_agree() {
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());

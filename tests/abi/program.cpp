@@ -1,36 +1,15 @@
 // program FOLDER: moco.hpp, used rightly and wrongly, from many threads.
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <iostream>
-#include <moco.hpp>
 #include <thread>
 #include <type_traits>
+
+#include "check.hpp"
 
 std::size_t taps_seen_from_elsewhere(const moco::Backbone& backbone);
 
 static_assert(!std::is_copy_constructible<moco::Backbone>::value && std::is_move_constructible<moco::Backbone>::value);
 static_assert(!std::is_copy_constructible<moco::Head>::value && std::is_move_assignable<moco::Head>::value);
-
-static void check(bool condition, const char* what) {
-  if (condition) return;
-  std::cerr << "not so: " << what << "\n";
-  std::exit(1);
-}
-#define CHECK(condition) check(condition, #condition)
-
-template <typename Body>
-static void throws(moco_code code, const std::string& part, Body body) {
-  try {
-    body();
-  } catch (const moco::Error& error) {
-    if (error.code() == code && std::string(error.what()).find(part) != std::string::npos) return;
-    std::cerr << "expected code " << code << " with `" << part << "`, got " << error.code() << ": " << error.what() << "\n";
-    std::exit(1);
-  }
-  std::cerr << "nothing was thrown where `" << part << "` was expected\n";
-  std::exit(1);
-}
 
 int main(int argc, char** argv) {
   CHECK(argc == 2);

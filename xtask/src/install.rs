@@ -36,6 +36,7 @@ pub fn copy(prefix: &Path) -> Result<()> {
         (setup::onnxruntime::library()?, "lib/libonnxruntime.so.1"),
         (root.join("moco-ffi/include/moco.h"), "include/moco.h"),
         (root.join("bindings/cpp/include/moco.hpp"), "include/moco.hpp"),
+        (root.join("bindings/cpp/include/moco_session.hpp"), "include/moco_session.hpp"),
         (root.join("LICENSE-MIT"), "share/licenses/moco/LICENSE-MIT"),
         (root.join("LICENSE-APACHE"), "share/licenses/moco/LICENSE-APACHE"),
         (setup::onnxruntime::folder().join("LICENSE"), "share/licenses/moco/onnxruntime/LICENSE"),

@@ -1,4 +1,5 @@
-// libmoco for C++17: owners for the objects of moco.h, exceptions for its errors. Header only.
+// libmoco for C++17: owners for the objects of moco.h, exceptions for its errors. Header only. Training sessions and models
+// are in moco_session.hpp, which this file includes.
 //
 // Every class is move-only and frees what it owns. Functions that can fail throw moco::Error. What moco.h says about
 // threads holds here: const member functions may run at the same time.
@@ -457,5 +458,7 @@ class Head {
 };
 
 }  // namespace moco
+
+#include "moco_session.hpp"
 
 #endif  // MOCO_HPP

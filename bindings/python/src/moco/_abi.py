@@ -30,6 +30,17 @@ MOCO_LOG_LEVEL_WARN = 2
 MOCO_LOG_LEVEL_INFO = 3
 MOCO_LOG_LEVEL_DEBUG = 4
 
+# moco_task
+MOCO_TASK_CLASSIFY = 1
+MOCO_TASK_MULTI_LABEL = 2
+MOCO_TASK_SEGMENT = 3
+MOCO_TASK_DETECT = 4
+
+# moco_session_event
+MOCO_SESSION_EVENT_STEP = 1
+MOCO_SESSION_EVENT_EPOCH = 2
+MOCO_SESSION_EVENT_EVALUATED = 3
+
 
 class moco_backbone(Structure):
     pass
@@ -52,6 +63,22 @@ class moco_head(Structure):
 
 
 class moco_image(Structure):
+    pass
+
+
+class moco_metrics(Structure):
+    pass
+
+
+class moco_model(Structure):
+    pass
+
+
+class moco_prediction(Structure):
+    pass
+
+
+class moco_session(Structure):
     pass
 
 
@@ -138,6 +165,149 @@ moco_log_callback = CFUNCTYPE(
     ctypes.c_char_p,  # message
     ctypes.c_void_p,  # user
 )
+
+
+class moco_predict_options(Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("device", ctypes.c_char_p),
+        ("batch", ctypes.c_uint32),
+        ("max_detections", ctypes.c_uint32),
+        ("score", ctypes.c_float),
+        ("nms_iou", ctypes.c_float),
+    ]
+
+
+class moco_box(Structure):
+    _fields_ = [
+        ("x0", ctypes.c_float),
+        ("y0", ctypes.c_float),
+        ("x1", ctypes.c_float),
+        ("y1", ctypes.c_float),
+        ("label", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+    ]
+
+
+class moco_target(Structure):
+    _fields_ = [
+        ("labels", POINTER(ctypes.c_uint8)),
+        ("mask", POINTER(ctypes.c_uint8)),
+        ("boxes", POINTER(moco_box)),
+        ("mask_stride", ctypes.c_size_t),
+        ("boxes_len", ctypes.c_size_t),
+        ("label", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    ]
+
+
+class moco_sample(Structure):
+    _fields_ = [
+        ("pixels", moco_pixels),
+        ("target", moco_target),
+        ("owner", ctypes.c_void_p),
+    ]
+
+
+moco_sample_read = CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_size_t,  # index
+    POINTER(moco_sample),  # out
+    ctypes.c_void_p,  # user
+)
+
+
+moco_sample_release = CFUNCTYPE(
+    None,
+    POINTER(moco_sample),  # sample
+    ctypes.c_void_p,  # user
+)
+
+
+class moco_samples(Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("len", ctypes.c_size_t),
+        ("samples", POINTER(moco_sample)),
+        ("read", moco_sample_read),
+        ("release", moco_sample_release),
+        ("user", ctypes.c_void_p),
+        ("concurrent", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    ]
+
+
+class moco_detection(Structure):
+    _fields_ = [
+        ("x0", ctypes.c_float),
+        ("y0", ctypes.c_float),
+        ("x1", ctypes.c_float),
+        ("y1", ctypes.c_float),
+        ("label", ctypes.c_uint32),
+        ("score", ctypes.c_float),
+    ]
+
+
+class moco_session_progress(Structure):
+    _fields_ = [
+        ("step", ctypes.c_uint64),
+        ("steps", ctypes.c_uint64),
+        ("event", ctypes.c_uint32),
+        ("epoch", ctypes.c_uint32),
+        ("epochs", ctypes.c_uint32),
+        ("images", ctypes.c_uint32),
+        ("images_total", ctypes.c_uint32),
+        ("loss", ctypes.c_float),
+        ("learning_rate", ctypes.c_float),
+        ("metric", ctypes.c_float),
+        ("best_metric", ctypes.c_float),
+        ("reserved", ctypes.c_uint32),
+    ]
+
+
+moco_session_callback = CFUNCTYPE(
+    ctypes.c_int,
+    POINTER(moco_session_progress),  # progress
+    ctypes.c_void_p,  # user
+)
+
+
+class moco_session_options(Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("class_names", POINTER(ctypes.c_char_p)),
+        ("class_weights", POINTER(ctypes.c_float)),
+        ("arch", ctypes.c_char_p),
+        ("head", ctypes.c_char_p),
+        ("freeze", ctypes.c_char_p),
+        ("batch_norm", ctypes.c_char_p),
+        ("loss", ctypes.c_char_p),
+        ("augment", ctypes.c_char_p),
+        ("optimiser", ctypes.c_char_p),
+        ("values", ctypes.c_char_p),
+        ("device", ctypes.c_char_p),
+        ("settings", ctypes.c_char_p),
+        ("checkpoint", ctypes.c_char_p),
+        ("progress", moco_session_callback),
+        ("user", ctypes.c_void_p),
+        ("seed", ctypes.c_uint64),
+        ("task", ctypes.c_uint32),
+        ("classes", ctypes.c_uint32),
+        ("channels", ctypes.c_uint32),
+        ("height", ctypes.c_uint32),
+        ("width", ctypes.c_uint32),
+        ("epochs", ctypes.c_uint32),
+        ("steps", ctypes.c_uint32),
+        ("batch", ctypes.c_uint32),
+        ("patience", ctypes.c_uint32),
+        ("threads", ctypes.c_uint32),
+        ("learning_rate", ctypes.c_float),
+        ("backbone_rate", ctypes.c_float),
+        ("layer_decay", ctypes.c_float),
+        ("weight_decay", ctypes.c_float),
+        ("warmup", ctypes.c_float),
+        ("average", ctypes.c_float),
+    ]
 
 
 # Name: result, parameters.
@@ -456,6 +626,272 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [
             moco_log_callback,  # callback
             ctypes.c_void_p,  # user
+        ],
+    ),
+    "moco_model_open": (
+        POINTER(moco_error),
+        [
+            ctypes.c_char_p,  # path
+            POINTER(POINTER(moco_model)),  # out
+        ],
+    ),
+    "moco_model_save": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_model),  # model
+            ctypes.c_char_p,  # path
+        ],
+    ),
+    "moco_model_export_onnx": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_model),  # model
+            ctypes.c_char_p,  # path
+        ],
+    ),
+    "moco_model_task": (
+        ctypes.c_uint32,
+        [
+            POINTER(moco_model),  # model
+        ],
+    ),
+    "moco_model_classes": (
+        ctypes.c_size_t,
+        [
+            POINTER(moco_model),  # model
+        ],
+    ),
+    "moco_model_class_name": (
+        ctypes.c_char_p,
+        [
+            POINTER(moco_model),  # model
+            ctypes.c_size_t,  # label
+        ],
+    ),
+    "moco_model_channels": (
+        ctypes.c_size_t,
+        [
+            POINTER(moco_model),  # model
+        ],
+    ),
+    "moco_model_card": (
+        ctypes.c_char_p,
+        [
+            POINTER(moco_model),  # model
+        ],
+    ),
+    "moco_model_head": (
+        ctypes.c_char_p,
+        [
+            POINTER(moco_model),  # model
+        ],
+    ),
+    "moco_model_predict": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_model),  # model
+            POINTER(moco_pixels),  # pixels
+            ctypes.c_size_t,  # n
+            POINTER(moco_predict_options),  # options
+            POINTER(POINTER(moco_prediction)),  # out
+        ],
+    ),
+    "moco_model_predict_paths": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_model),  # model
+            POINTER(ctypes.c_char_p),  # paths
+            ctypes.c_size_t,  # n
+            POINTER(moco_predict_options),  # options
+            POINTER(POINTER(moco_prediction)),  # out
+        ],
+    ),
+    "moco_model_evaluate": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_model),  # model
+            POINTER(moco_samples),  # samples
+            POINTER(moco_predict_options),  # options
+            POINTER(POINTER(moco_metrics)),  # out
+        ],
+    ),
+    "moco_model_free": (
+        None,
+        [
+            POINTER(moco_model),  # model
+        ],
+    ),
+    "moco_prediction_images": (
+        ctypes.c_size_t,
+        [
+            POINTER(moco_prediction),  # prediction
+        ],
+    ),
+    "moco_prediction_label": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_prediction),  # prediction
+            ctypes.c_size_t,  # image
+            POINTER(ctypes.c_uint32),  # out
+        ],
+    ),
+    "moco_prediction_probabilities": (
+        POINTER(ctypes.c_float),
+        [
+            POINTER(moco_prediction),  # prediction
+            ctypes.c_size_t,  # image
+            POINTER(ctypes.c_size_t),  # len
+        ],
+    ),
+    "moco_prediction_mask": (
+        POINTER(ctypes.c_uint8),
+        [
+            POINTER(moco_prediction),  # prediction
+            ctypes.c_size_t,  # image
+            POINTER(ctypes.c_size_t),  # width
+            POINTER(ctypes.c_size_t),  # height
+        ],
+    ),
+    "moco_prediction_confidence": (
+        POINTER(ctypes.c_float),
+        [
+            POINTER(moco_prediction),  # prediction
+            ctypes.c_size_t,  # image
+            POINTER(ctypes.c_size_t),  # len
+        ],
+    ),
+    "moco_prediction_detections": (
+        POINTER(moco_detection),
+        [
+            POINTER(moco_prediction),  # prediction
+            ctypes.c_size_t,  # image
+            POINTER(ctypes.c_size_t),  # len
+        ],
+    ),
+    "moco_prediction_free": (
+        None,
+        [
+            POINTER(moco_prediction),  # prediction
+        ],
+    ),
+    "moco_metrics_images": (
+        ctypes.c_size_t,
+        [
+            POINTER(moco_metrics),  # metrics
+        ],
+    ),
+    "moco_metrics_len": (
+        ctypes.c_size_t,
+        [
+            POINTER(moco_metrics),  # metrics
+        ],
+    ),
+    "moco_metrics_name": (
+        ctypes.c_char_p,
+        [
+            POINTER(moco_metrics),  # metrics
+            ctypes.c_size_t,  # index
+        ],
+    ),
+    "moco_metrics_value": (
+        ctypes.c_double,
+        [
+            POINTER(moco_metrics),  # metrics
+            ctypes.c_size_t,  # index
+        ],
+    ),
+    "moco_metrics_get": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_metrics),  # metrics
+            ctypes.c_char_p,  # name
+            POINTER(ctypes.c_double),  # out
+        ],
+    ),
+    "moco_metrics_free": (
+        None,
+        [
+            POINTER(moco_metrics),  # metrics
+        ],
+    ),
+    "moco_session_open": (
+        POINTER(moco_error),
+        [
+            ctypes.c_char_p,  # place
+            POINTER(moco_session_options),  # options
+            POINTER(POINTER(moco_session)),  # out
+        ],
+    ),
+    "moco_session_resume": (
+        POINTER(moco_error),
+        [
+            ctypes.c_char_p,  # checkpoint
+            POINTER(moco_session_options),  # options
+            POINTER(POINTER(moco_session)),  # out
+        ],
+    ),
+    "moco_session_step": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_session),  # session
+            POINTER(moco_pixels),  # pixels
+            POINTER(moco_target),  # targets
+            ctypes.c_size_t,  # n
+            POINTER(ctypes.c_float),  # loss
+        ],
+    ),
+    "moco_session_fit": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_session),  # session
+            POINTER(moco_samples),  # train
+            POINTER(moco_samples),  # validation
+        ],
+    ),
+    "moco_session_evaluate": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_session),  # session
+            POINTER(moco_samples),  # samples
+            POINTER(POINTER(moco_metrics)),  # out
+        ],
+    ),
+    "moco_session_task": (
+        ctypes.c_uint32,
+        [
+            POINTER(moco_session),  # session
+        ],
+    ),
+    "moco_session_classes": (
+        ctypes.c_size_t,
+        [
+            POINTER(moco_session),  # session
+        ],
+    ),
+    "moco_session_cancel": (
+        None,
+        [
+            POINTER(moco_session),  # session
+        ],
+    ),
+    "moco_session_checkpoint": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_session),  # session
+            ctypes.c_char_p,  # path
+        ],
+    ),
+    "moco_session_model": (
+        POINTER(moco_error),
+        [
+            POINTER(moco_session),  # session
+            POINTER(POINTER(moco_model)),  # out
+        ],
+    ),
+    "moco_session_free": (
+        None,
+        [
+            POINTER(moco_session),  # session
         ],
     ),
     "moco_version": (

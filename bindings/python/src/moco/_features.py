@@ -33,7 +33,7 @@ class Features(Owner):
         sizes = tuple(shape[: dims.value])
         if not data:
             return np.empty(sizes, np.float32)
-        return np.asarray(_Lent(handle, ctypes.addressof(data.contents), sizes))
+        return np.asarray(Lent(handle, ctypes.addressof(data.contents), sizes))
 
     def __array__(self, dtype: Any = None, copy: Optional[bool] = None) -> npt.NDArray[Any]:
         array = self[0]
@@ -72,16 +72,16 @@ class Features(Owner):
             raise IndexError(f"there is no tap {tap}: these features have {len(taps)}") from None
 
 
-class _Lent:
+class Lent:
     """What numpy makes an array from, and keeps alive with it."""
 
-    def __init__(self, handle: Handle, address: int, shape: Tuple[int, ...]) -> None:
+    def __init__(self, handle: Handle, address: int, shape: Tuple[int, ...], dtype: Any = np.float32) -> None:
         self.handle = handle
         self.__array_interface__ = {
             "version": 3,
             "data": (address, True),
             "shape": shape,
-            "typestr": np.dtype(np.float32).str,
+            "typestr": np.dtype(dtype).str,
         }
 
 

@@ -1,12 +1,11 @@
-"""One fit of a head: its options, and the thread it runs in."""
+"""One fit of a head: its options and its progress."""
 
 import ctypes
-import queue
-import threading
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 from . import _abi
-from ._library import Handle, lib, need_threads, text, whole
+from ._background import Background
+from ._library import Handle, lib, text, whole
 
 
 class Progress(NamedTuple):
@@ -55,48 +54,17 @@ def options(
 
 
 def run(function: Any, *arguments: Any, progress: Optional[OnProgress]) -> Handle:
-    """Calls `function(*arguments, out)`, whose last argument is of `options()`, and owns the head it gives.
-
-    It runs in a thread of its own while the caller's thread serves `progress` and Ctrl-C. Were the callback run inside of
-    the call, Python would raise KeyboardInterrupt in it before its first line, where nothing can catch it, and ctypes
-    would drop it.
-    """
-    need_threads()
-    told: "queue.SimpleQueue[Optional[Progress]]" = queue.SimpleQueue()
-    answers: "queue.SimpleQueue[bool]" = queue.SimpleQueue()
-    stop = threading.Event()
-    fitted: List[Handle] = []
-    failed: List[BaseException] = []
+    """Calls `function(*arguments, out)`, whose last argument is of `options()`, and owns the head it gives."""
+    call: "Background[Progress]" = Background(progress, "moco-fit")
 
     def epoch_done(c_progress: Any, _user: Any) -> int:
-        if progress is not None and not stop.is_set():
-            p = c_progress.contents
-            told.put(Progress(bool(p.sweeping), p.epoch, p.epochs, p.loss))
-            return 0 if answers.get() else 1
-        return 1 if stop.is_set() else 0
+        p = c_progress.contents
+        return call.tell(lambda: Progress(bool(p.sweeping), p.epoch, p.epochs, p.loss))
 
-    def work() -> None:
-        try:
-            out = ctypes.POINTER(_abi.moco_head)()
-            function(*arguments, out)
-            fitted.append(Handle(out, lib.moco_head_free))
-        except BaseException as error:
-            failed.append(error)
-        finally:
-            told.put(None)
+    def fit() -> Handle:
+        out = ctypes.POINTER(_abi.moco_head)()
+        function(*arguments, out)
+        return Handle(out, lib.moco_head_free)
 
     arguments[-1].progress = _abi.moco_progress_callback(epoch_done)
-    thread = threading.Thread(target=work, name="moco-fit", daemon=True)
-    thread.start()
-    try:
-        while (now := told.get()) is not None:
-            answers.put(progress is None or progress(now) is not False)
-    except BaseException:
-        stop.set()
-        answers.put(False)
-        thread.join()
-        raise
-    thread.join()
-    if failed:
-        raise failed[0]
-    return fitted[0]
+    return call.run(fit)

@@ -54,12 +54,14 @@ class Handle:
     another thread nor a forgotten array can leave a pointer to freed memory behind.
     """
 
-    __slots__ = ("_as_parameter_", "_free")
+    __slots__ = ("_as_parameter_", "_free", "alive")
 
     def __init__(self, pointer: Any, free: Callable[[Any], None]) -> None:
         #: What ctypes hands to C where a handle is given.
         self._as_parameter_ = pointer
         self._free = free
+        #: What C may still use as long as the object is there, e.g. a callback.
+        self.alive: Any = None
 
     def __del__(self) -> None:
         self._free(self._as_parameter_)
