@@ -7,6 +7,8 @@
 
 mod checkpoint;
 pub(crate) mod criterion;
+#[cfg(test)]
+mod dense_tests;
 pub(crate) mod features;
 pub(crate) mod feed;
 mod fit;
