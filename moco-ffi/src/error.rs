@@ -113,7 +113,7 @@ impl From<moco_finetune::Error> for moco_error {
             E::Cancelled => moco_error::new(moco_code::Cancelled, error.to_string()),
             E::Io { .. } => moco_error::new(moco_code::Io, error.to_string()),
             E::Format { .. } => moco_error::new(moco_code::Format, error.to_string()),
-            E::Invalid(_) => moco_error::argument(error.to_string()),
+            E::Invalid(_) | E::Diverged { .. } => moco_error::argument(error.to_string()),
             _ => moco_error::new(moco_code::Internal, error.to_string()),
         }
     }

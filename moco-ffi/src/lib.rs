@@ -1,4 +1,4 @@
-//! `libmoco`: the C ABI, nothing else. Every function is a few lines over `moco-infer` and `moco-train`; the rules that
+//! `libmoco`: the C ABI, nothing else. Every function is a few lines over `moco-infer` and `moco-finetune`; the rules that
 //! hold for all of them stand at the top of `include/moco.h`, which `cargo xtask header` generates from this crate.
 
 #![expect(non_camel_case_types, reason = "names are those of the C header")]
