@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use moco_image::{ImageFile, Raster, ReadOptions};
+use moco_image::{ImageFile, Raster, ReadOptions, is_image_file};
 use walkdir::WalkDir;
 
 use crate::{Error, Result};
@@ -71,7 +71,7 @@ pub fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
                 .into_io_error()
                 .unwrap_or_else(|| std::io::Error::other("a symbolic link points to a folder above it")),
         })?;
-        if entry.file_type().is_file() && is_image(entry.path()) {
+        if entry.file_type().is_file() && is_image_file(entry.path()) {
             files.push(entry.into_path());
         }
     }
@@ -139,20 +139,4 @@ impl Reader {
 
 fn extension(path: &Path) -> String {
     path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
-}
-
-fn is_image(path: &Path) -> bool {
-    match extension(path).as_str() {
-        "jpg" | "jpeg" | "png" | "tif" | "tiff" | "dcm" | "dicom" | "nii" => true,
-        "gz" => path.file_stem().is_some_and(|stem| extension(Path::new(stem)) == "nii"),
-        "" | "ima" => has_dicom_mark(path).unwrap_or(false) && path.file_name().is_none_or(|n| n != "DICOMDIR"),
-        _ => false,
-    }
-}
-
-fn has_dicom_mark(path: &Path) -> std::io::Result<bool> {
-    use std::io::Read;
-    let mut start = [0; 132];
-    std::fs::File::open(path)?.read_exact(&mut start)?;
-    Ok(&start[128..] == b"DICM")
 }

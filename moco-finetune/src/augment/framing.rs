@@ -31,6 +31,7 @@ pub struct Prepared {
 }
 
 /// An image at the depth in which it is resized.
+#[derive(Debug)]
 pub(super) enum Levels<'a> {
     /// 8 bits in their full range.
     Picture(std::borrow::Cow<'a, Image>),

@@ -18,4 +18,4 @@ pub use framing::{Framing, Prepared};
 pub use options::AugmentOptions;
 pub use pixels::PixelChange;
 pub use placement::Placement;
-pub use tiles::{Tile, TileMap, Tiling, merge_detections};
+pub use tiles::{Tile, TileMap, TileReader, Tiling, merge_detections};

@@ -3,7 +3,7 @@
 use moco_image::Raster;
 
 use super::Framing;
-use super::framing::size_of;
+use super::framing::{Levels, size_of};
 use super::placement::Placement;
 use crate::Result;
 use crate::task::{BBox, Detection};
@@ -39,8 +39,15 @@ impl Tiling {
     /// # Errors
     /// As [`Framing::prepare_image`].
     pub fn prepare_tile(&self, framing: &Framing, image: &Raster, tile: Tile, out: &mut [f32]) -> Result<()> {
-        let placement = Placement::window(size_of(image), self.tile, [tile.top, tile.left]);
-        framing.render(&framing.levels(image)?, &placement, &[], out)
+        self.reader(framing, image)?.prepare(tile, out)
+    }
+
+    /// A reader of all windows of one image, which brings the image to its range of values once.
+    ///
+    /// # Errors
+    /// As [`Framing::prepare_image`].
+    pub fn reader<'a>(&self, framing: &'a Framing, image: &'a Raster) -> Result<TileReader<'a>> {
+        Ok(TileReader { tile: self.tile, size: size_of(image), levels: framing.levels(image)?, framing })
     }
 
     fn starts(&self, axis: usize, size: usize) -> Vec<usize> {
@@ -49,6 +56,26 @@ impl Tiling {
         let step = side as f64 * (1.0 - self.overlap.clamp(0.0, 0.95));
         let steps = (rest as f64 / step.max(1.0)).ceil() as usize;
         (0..=steps).map(|i| (i * rest + steps / 2) / steps).collect()
+    }
+}
+
+/// Reads windows of one image; shared between threads.
+#[derive(Debug)]
+pub struct TileReader<'a> {
+    tile: [usize; 2],
+    size: [usize; 2],
+    levels: Levels<'a>,
+    framing: &'a Framing,
+}
+
+impl TileReader<'_> {
+    /// As [`Tiling::prepare_tile`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for a buffer of another length.
+    pub fn prepare(&self, tile: Tile, out: &mut [f32]) -> Result<()> {
+        let placement = Placement::window(self.size, self.tile, [tile.top, tile.left]);
+        self.framing.render(&self.levels, &placement, &[], out)
     }
 }
 

@@ -8,6 +8,7 @@
 mod boxes;
 mod coco;
 mod folder;
+mod help;
 mod layout;
 mod masks;
 mod memory;
@@ -22,6 +23,7 @@ mod voc;
 
 use moco_image::Raster;
 
+pub use help::layouts_in_words;
 pub use layout::{Opened, open, open_part};
 pub use masks::read_class_names;
 pub use memory::InMemory;

@@ -18,12 +18,12 @@ pub(super) struct Pictures {
     convert: bool,
     bit_depth: u8,
     options: ReadOptions,
-    /// Files of several images that were opened last, with the number of the file.
+    /// Files of several images, with the number of the file, the one read last in front.
     open: Mutex<Vec<(u32, Arc<ImageFile>)>>,
 }
 
-/// Volumes held open; each may be large.
-const OPEN: usize = 2;
+/// Bytes of volumes held open: slices are read in a random order, and unpacking a volume costs more than a slice.
+const OPEN_BYTES: usize = 1 << 30;
 
 impl Pictures {
     /// Looks at the headers of `paths`, whose names are given below `root`.
@@ -106,14 +106,25 @@ impl Pictures {
 
     fn opened(&self, file: u32, path: &Path) -> Result<Arc<ImageFile>> {
         let lock = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, opened)) = lock().iter().find(|(number, _)| *number == file) {
-            return Ok(opened.clone());
+        {
+            let mut open = lock();
+            if let Some(at) = open.iter().position(|(number, _)| *number == file) {
+                open[..=at].rotate_right(1);
+                return Ok(open[0].1.clone());
+            }
         }
         let opened = Arc::new(ImageFile::open_path(path, &self.options)?);
         if opened.frames() > 1 {
             let mut open = lock();
             open.insert(0, (file, opened.clone()));
-            open.truncate(OPEN);
+            let mut held = 0;
+            let kept = open.iter().take_while(|(_, file)| {
+                held += file.bytes_held();
+                held <= OPEN_BYTES
+            });
+            // The one just opened stays, however large.
+            let kept = kept.count().max(1);
+            open.truncate(kept);
         }
         Ok(opened)
     }

@@ -134,6 +134,11 @@ impl ImageFile {
         &self.info
     }
 
+    /// Bytes that it holds: those of the file, of a volume those it unpacks to.
+    pub fn bytes_held(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Number of images: frames, slices or pages.
     pub fn frames(&self) -> usize {
         self.info.frames
