@@ -40,7 +40,7 @@ Pascal VOC:
   DATA/JPEGImages/1.jpg, DATA/Annotations/1.xml, DATA/ImageSets/Main/train.txt and val.txt
   DATA/train/{JPEGImages,Annotations}, DATA/val/{…}
   Pixels are counted from 1 and xmax, ymax belong to the box, as the development kit has it; for tools that write
-  edges from 0 say voc_coordinates = \"edges\". An object marked difficult is ignored.
+  edges from 0 choose `edges` as VOC coordinates. An object marked difficult is ignored.
 COCO:
   DATA/annotations/instances_train2017.json and DATA/train2017/1.jpg, or one JSON file beside images/
   DATA/train/_annotations.coco.json beside its images

@@ -127,6 +127,7 @@ impl Asking {
         let tiling = Tiling { tile: size, overlap: overlap as f64 / size[0].min(size[1]) as f64 };
         let [height, width] = size_of(image);
         let tiles = tiling.tiles((height, width));
+        let reader = tiling.reader(framing, image)?;
         let segments = self.head.task() == Task::Segment;
         let mut map = TileMap::new((height, width), if segments { classes } else { 0 }, &tiling);
         let mut found = vec![];
@@ -136,7 +137,7 @@ impl Asking {
             tiles
                 .par_iter()
                 .zip(input.par_chunks_exact_mut(len))
-                .try_for_each(|(tile, out)| tiling.prepare_tile(framing, image, *tile, out))?;
+                .try_for_each(|(tile, out)| reader.prepare(*tile, out))?;
             stack.ask(which, &input, tiles.len(), size, &mut |outputs| {
                 if !segments {
                     found.extend(tiles.iter().copied().zip(self.boxes(outputs, tiles.len(), size)?));

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use moco_finetune::data::layouts_in_words;
 use moco_finetune::model::Model;
 use moco_finetune::session::{Session, Start};
 use moco_finetune::task::Task;
@@ -32,7 +33,7 @@ pub use run::{CONFIG, resume};
 /// backbone and head in one file, with its README and a report as a web page. It may be stopped or killed at any time and goes on with
 /// `moco-train resume`. What the model answers is shown by `moco-train predict` and measured by `moco-train eval model`.
 #[derive(clap::Args)]
-#[command(allow_negative_numbers = true, args_override_self = true, after_help = EXAMPLES)]
+#[command(allow_negative_numbers = true, args_override_self = true, after_help = EXAMPLES, after_long_help = long_help())]
 pub struct Args {
     /// What the model shall answer
     #[arg(value_enum)]
@@ -100,6 +101,13 @@ Examples:
   Blood cells, and what a random start would have reached:
     moco-train finetune detect --data cells --backbone runs/first --size 320 --epochs 60 --out runs/cells
     moco-train finetune detect --data cells --backbone random --size 320 --epochs 60 --out runs/cells-random";
+
+/// The examples, and how data is laid out.
+fn long_help() -> String {
+    let layouts = [(Task::Classify, "classify"), (Task::Segment, "segment"), (Task::Detect, "detect")];
+    let texts = layouts.map(|(task, name)| format!("Data for {name}\n\n{}", layouts_in_words(task)));
+    format!("{EXAMPLES}\n\n{}", texts.join("\n\n"))
+}
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<ExitCode> {
