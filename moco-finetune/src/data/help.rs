@@ -46,8 +46,8 @@ COCO:
   DATA/train/_annotations.coco.json beside its images
   Categories are numbered in the order of their ids. A crowd is ignored. Listed images without annotations have no
   objects; images that are not listed are not read.
-Boxes that reach outside their image are cut off; boxes without an area, or with edges that have changed places, are left
-out and counted.";
+Boxes that reach outside their image are cut off; boxes without an area, or with edges that have changed places,
+are left out and counted.";
 
 #[cfg(test)]
 mod tests {
