@@ -118,7 +118,7 @@ impl Predictor {
         }
         if let Fit::Tiles { .. } = head.input.fit {
             return Err(Error::Input(
-                "this model reads large images in overlapping windows, which `moco-train finetune predict` does".into(),
+                "this model reads large images in overlapping windows, which `moco-train predict` does".into(),
             ));
         }
         if head.task() == Task::Detect && !network.outputs().iter().any(|name| name == "labels") {

@@ -255,3 +255,61 @@ fn nchw(values: &[f32], shape: Shape) -> Vec<f32> {
     }
     moved
 }
+
+#[test]
+fn onnx_runtime_and_the_engine_answer_alike_about_images_of_any_size() {
+    use moco_engine::compute::{DeviceChoice, DeviceId, Precision};
+    use moco_finetune::model::{Model, PredictOptions, Prediction as Answer};
+    use moco_image::{Image, Raster};
+    use moco_infer::{Prediction, Predictor, PredictorOptions};
+    use moco_models::heads::{Fit, InputRule};
+
+    let image = |width: usize, height: usize, channels: usize| -> Raster {
+        let values = uniform("image", width * height * channels).into_iter().map(|v| (127.0 * v + 127.0) as u8);
+        Image::new(width, height, channels, values.collect()).unwrap().into()
+    };
+    let device = DeviceChoice::Given(DeviceId::Cpu);
+    for case in cases().into_iter().filter(|c| c.input[1] == 1 || c.input[1] == 3) {
+        for fit in [Fit::Stretch, Fit::Letterbox, Fit::Cover { shorter: 40 }] {
+            if (case.head.task(), matches!(fit, Fit::Cover { .. })) == (Task::Segment, true) {
+                continue;
+            }
+            let mut head = case.model.head().clone();
+            head.input = InputRule { size: [case.input[2], case.input[3]], fit };
+            let file = ModelFile::in_memory("m", case.graph(), &case.weights, case.model.card(), &head).unwrap();
+            let suppress = Suppress { iou: 0.5, score: 0.3, per_class: 1000 };
+            let options = PredictorOptions { network: one_thread(), suppress, max_detections: 20 };
+            let mut of_infer = Predictor::of_model(&file, &options).unwrap();
+            let options = PredictOptions { score: 0.3, nms_iou: 0.5, max_detections: 20, ..PredictOptions::default() };
+            let mut of_engine = Model::from_file(&file).unwrap().predictor(device, Precision::F32, options).unwrap();
+            for (width, height) in [(case.input[3], case.input[2]), (70, 41), (33, 90)] {
+                let image = image(width, height, case.input[1]);
+                let what = format!("{} {fit:?} {width}×{height}", case.name);
+                let close = |a: f32, b: f32, by: f32| assert!((a - b).abs() <= by, "{what}: {a} and {b}");
+                match (of_infer.predict(&image).unwrap(), of_engine.predict(&[&image]).unwrap().remove(0)) {
+                    (Prediction::Class(a), Answer::Class(b)) | (Prediction::Classes(a), Answer::Classes(b)) => {
+                        assert_eq!(a.len(), b.len(), "{what}");
+                        a.iter().zip(&b).for_each(|(a, b)| close(*a, *b, 1e-4));
+                    }
+                    (Prediction::Mask(a), Answer::Mask(b, _)) => {
+                        assert_eq!((a.width, a.height), (b.width(), b.height()), "{what}");
+                        let same = a.classes.iter().zip(b.data()).filter(|(a, b)| a == b).count();
+                        assert!(same * 200 >= a.classes.len() * 199, "{what}: {same} of {}", a.classes.len());
+                    }
+                    (Prediction::Boxes(a), Answer::Boxes(b)) => {
+                        assert_eq!(a.len(), b.len(), "{what}");
+                        for (a, b) in a.iter().zip(&b) {
+                            close(a.score, b.score, 1e-4);
+                            let edges = [b.bbox.x0, b.bbox.y0, b.bbox.x1, b.bbox.y1];
+                            // Boxes of almost one score may change places.
+                            if a.label == b.label {
+                                a.edges.iter().zip(edges).for_each(|(a, b)| close(*a, b, 0.02));
+                            }
+                        }
+                    }
+                    (a, b) => panic!("{what}: {a:?} and {b:?}"),
+                }
+            }
+        }
+    }
+}

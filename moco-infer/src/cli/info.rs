@@ -6,12 +6,13 @@ use anyhow::Result;
 use clap::Args;
 use moco_hub::open_on_terminal;
 use moco_infer::Backbone;
+use moco_models::weights::{ModelFile, is_model};
 use serde_json::json;
 
-/// Prints network, taps with their sizes, preprocessing, training and hash of a backbone file.
+/// Prints network, taps with their sizes, preprocessing, training and hash of a backbone file, and the head of a fine-tuned model.
 #[derive(Args)]
 pub struct Info {
-    /// The backbone: a file, a folder that holds one, or hf://owner/name[@revision][/file].
+    /// The backbone or model: a file, a folder that holds one, or hf://owner/name[@revision][/file].
     #[arg(value_name = "PLACE")]
     backbone: PathBuf,
     /// Print one JSON object with the whole card instead.
@@ -22,6 +23,10 @@ pub struct Info {
 impl Info {
     pub fn run(&self) -> Result<()> {
         let backbone = Backbone::from(open_on_terminal(&self.backbone, None)?);
+        let head = match is_model(backbone.file().path())? {
+            true => Some(ModelFile::open(backbone.file().path())?.head().clone()),
+            false => None,
+        };
         let (card, graph, file) = (backbone.card(), backbone.graph(), backbone.file());
         let size = backbone.fixed_input_size();
         let [height, width] = size.unwrap_or([224, 224]);
@@ -36,7 +41,7 @@ impl Info {
             let info = json!({
                 "file": file.path(), "bytes": file.bytes().len(), "sha256": file.sha256(), "parameters": parameters,
                 "input": [card.arch.in_channels, height, width], "input_is_fixed": size.is_some(), "macs": macs,
-                "taps": taps, "card": card,
+                "taps": taps, "card": card, "head": head,
             });
             println!("{info}");
             return Ok(());
@@ -51,6 +56,12 @@ impl Info {
         line("cost", format!("{:.2} G multiply-accumulates an image", macs as f64 / 1e9));
         for (i, (tap, shape)) in taps.iter().enumerate() {
             line(if i == 0 { "taps" } else { "" }, format!("{tap:<12}{shape:?}"));
+        }
+        if let Some(head) = &head {
+            let [height, width] = head.input.size;
+            line("head", format!("{} ({}), trained at {height} × {width} pixels", head.head, head.task()));
+            line("classes", head.class_names.join(", "));
+            head.metrics.iter().for_each(|(name, value)| line("of the model", format!("{name} = {value:.4}")));
         }
         line("preprocess", serde_json::to_string(&card.preprocess)?);
         line("method", card.method.clone());

@@ -3,18 +3,19 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use moco_hub::{Bar, Hub, PushOptions, Reference, Settings, Upload, open_on_terminal};
-use moco_models::onnx::{self, ExportOptions, InputSize};
-use moco_models::weights::BACKBONE_FILE;
+use moco_hub::{Bar, Hub, PushOptions, Reference, Settings, Upload, locate, open_on_terminal};
+use moco_models::heads::Task;
+use moco_models::onnx::{self, ExportOptions, InputSize, ModelExport, Suppress};
+use moco_models::weights::{BACKBONE_FILE, MODEL_FILE, ModelFile, is_model};
 
-/// Writes a backbone, its card and an ONNX file to a Hub repository
+/// Writes a backbone or a fine-tuned model, its card and an ONNX file to a Hub repository
 ///
-/// In one commit: backbone.safetensors, README.md (the card, with the Hub's header) and backbone.onnx. Others open it as
-/// hf://owner/name. The token that may write is HF_TOKEN, or the one in HF_HOME.
+/// In one commit: backbone.safetensors, README.md (the card, with the Hub's header) and backbone.onnx; of a fine-tuned model,
+/// model.safetensors, README.md and model.onnx. Others open it as hf://owner/name. The token that may write is HF_TOKEN, or the one in HF_HOME.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  moco-train push runs/first hf://somebody/moco-cells --create --private")]
 pub struct Args {
-    /// The backbone: a file, a run folder, or hf://owner/name[@revision][/file]
+    /// The backbone or model: a file, a run folder, or hf://owner/name[@revision][/file]
     #[arg(value_name = "PLACE")]
     backbone: PathBuf,
 
@@ -30,43 +31,73 @@ pub struct Args {
     #[arg(long, requires = "create")]
     private: bool,
 
-    /// Without backbone.onnx
+    /// Without the ONNX file
     #[arg(long)]
     no_onnx: bool,
 
-    /// First line of the commit's message
-    #[arg(long, default_value = "Upload a MoCo backbone")]
-    message: String,
+    /// First line of the commit's message [default: what is uploaded]
+    #[arg(long)]
+    message: Option<String>,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
     let target: Reference = args.target.parse()?;
-    if args.message.trim().is_empty() {
+    if args.message.as_ref().is_some_and(|message| message.trim().is_empty()) {
         bail!("--message is empty; a commit needs a first line");
     }
+    let mut bar = Bar::default();
+    let place = locate(&args.backbone, &mut |p| bar.show(p))?;
+    // A folder with both is that of a backbone, as everywhere.
+    if is_model(&place)? && !place.join(BACKBONE_FILE).is_file() {
+        let file = ModelFile::open(&place)?;
+        warn_without_licence(file.head().licence.is_none());
+        let (readme, onnx) = (file.readme(), model_onnx(args, &file)?);
+        return args
+            .push(&target, [(MODEL_FILE, file.bytes()), ("README.md", readme.as_bytes()), ("model.onnx", &onnx)]);
+    }
     let file = open_on_terminal(&args.backbone, None)?;
-    let card = file.card();
-    if card.licence.is_none() {
+    warn_without_licence(file.card().licence.is_none());
+    let readme = file.card().to_readme();
+    let onnx = if args.no_onnx { Vec::new() } else { onnx_bytes(&file)? };
+    args.push(&target, [(BACKBONE_FILE, file.bytes()), ("README.md", readme.as_bytes()), ("backbone.onnx", &onnx)])
+}
+
+impl Args {
+    /// Pushes the files, the last, ONNX, unless it is not wanted.
+    fn push(&self, target: &Reference, files: [(&str, &[u8]); 3]) -> Result<()> {
+        let count = if self.no_onnx { 2 } else { 3 };
+        let files: Vec<Upload> = files[..count].iter().map(|&(name, bytes)| Upload { name, bytes }).collect();
+        let what = if files[0].name == MODEL_FILE { "Upload a fine-tuned model" } else { "Upload a MoCo backbone" };
+        let message = self.message.clone().unwrap_or_else(|| what.to_owned());
+        let options = PushOptions { create: self.create.then_some(self.private), message };
+        let mut bar = Bar::default();
+        let hub = Hub::new(Settings::from_env()?);
+        let pushed = hub.push(target, &files, &options, &mut |p| bar.show(p)).with_context(|| match self.create {
+            true => "nothing was pushed",
+            false => "nothing was pushed (--create makes a repository)",
+        })?;
+        println!("pushed: {target}\ncommit: {}", pushed.url);
+        Ok(())
+    }
+}
+
+fn warn_without_licence(lacks: bool) {
+    if lacks {
         eprintln!("note: the card names no licence, so nobody knows what they may do with the weights");
     }
-    let readme = card.to_readme();
-    let model = if args.no_onnx { Vec::new() } else { onnx_bytes(&file)? };
-    let mut files = vec![
-        Upload { name: BACKBONE_FILE, bytes: file.bytes() },
-        Upload { name: "README.md", bytes: readme.as_bytes() },
-    ];
-    if !args.no_onnx {
-        files.push(Upload { name: "backbone.onnx", bytes: &model });
+}
+
+/// What answers for images of any size; a detector's with its suppression.
+fn model_onnx(args: &Args, file: &ModelFile) -> Result<Vec<u8>> {
+    if args.no_onnx {
+        return Ok(Vec::new());
     }
-    let options = PushOptions { create: args.create.then_some(args.private), message: args.message.clone() };
-    let mut bar = Bar::default();
-    let pushed =
-        Hub::new(Settings::from_env()?).push(&target, &files, &options, &mut |p| bar.show(p)).with_context(|| {
-            if args.create { "nothing was pushed" } else { "nothing was pushed (--create makes a repository)" }
-        })?;
-    println!("pushed: {target}\ncommit: {}", pushed.url);
-    Ok(())
+    let suppress = (file.head().task() == Task::Detect).then(Suppress::default);
+    let (folder, options) = (tempfile::tempdir()?, ModelExport { suppress, ..ModelExport::default() });
+    let path = folder.path().join("model.onnx");
+    onnx::export_model(&path, file, &options)?;
+    std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// All taps, at the size of the card's preprocessing.

@@ -30,12 +30,17 @@ pub fn save_model(path: &Path, graph: &Graph, weights: &Weights, card: &Card, he
     save_safetensors(path, &described.tensors()?, &described.metadata())
 }
 
-/// Whether a file is a model file: false for a backbone, for the weights of others and for a linear head on features.
+/// Whether a file is a model file: false for a backbone, for the weights of others and for a linear head on features. Of a
+/// folder, whether it holds one as `model.safetensors`.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn is_model(path: &Path) -> Result<bool> {
-    match SafetensorsFile::open(&file_in(path)) {
+    let file = file_in(path);
+    if path.is_dir() && !file.is_file() {
+        return Ok(false);
+    }
+    match SafetensorsFile::open(&file) {
         Ok(file) => Ok(file.metadata(HEAD_KEY).is_some() && file.metadata(CARD_KEY).is_some()),
         Err(Error::Format { .. }) => Ok(false),
         Err(other) => Err(other),
@@ -306,7 +311,7 @@ mod tests {
         let linear = r#"{"format_version":1,"kind":"linear","class_names":[],"tap":"pooled","backbone_sha256":""}"#;
         let tensors = [TensorOut::f32("weight", &[1, 1], &[1.0]), TensorOut::f32("bias", &[1], &[1.0])];
         save_safetensors(&path, &tensors, &BTreeMap::from([(HEAD_KEY.into(), linear.into())])).unwrap();
-        assert!(!is_model(&path).unwrap());
+        assert!(!is_model(&path).unwrap() && !is_model(folder.path()).unwrap());
         assert!(ModelFile::open(&path).unwrap_err().to_string().contains("linear head on features"));
         assert!(BackboneFile::open(&path).unwrap_err().to_string().contains("is a linear head"));
         std::fs::write(&path, "PK").unwrap();
