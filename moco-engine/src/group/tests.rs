@@ -1,3 +1,5 @@
+//! Processes of a training in one process: they find each other, exchange rows, and learn who is lost.
+
 use super::*;
 use crate::device::Cpu;
 use crate::ops::gather_rows;
