@@ -280,7 +280,8 @@ fn onnx_runtime_and_the_engine_answer_alike_about_images_of_any_size() {
             let suppress = Suppress { iou: 0.5, score: 0.3, per_class: 1000 };
             let options = PredictorOptions { network: one_thread(), suppress, max_detections: 5000 };
             let mut of_infer = Predictor::of_model(&file, &options).unwrap();
-            let options = PredictOptions { score: 0.3, nms_iou: 0.5, max_detections: 5000, ..PredictOptions::default() };
+            let options =
+                PredictOptions { score: 0.3, nms_iou: 0.5, max_detections: 5000, ..PredictOptions::default() };
             let mut of_engine = Model::from_file(&file).unwrap().predictor(device, Precision::F32, options).unwrap();
             for (width, height) in [(case.input[3], case.input[2]), (70, 41), (33, 90)] {
                 let image = image(width, height, case.input[1]);
